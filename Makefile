@@ -1,0 +1,77 @@
+# Lighter: `make help` lists the targets.
+#
+# Wasmtime is compiled twice and no more: without its compiler for the shim, with it for the
+# compile worker and the tests. Cargo unifies the features of what it builds in one call, so
+# the calls below are few and always the same.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The pinned compiler. Without rustup, whatever cargo is there has to be of that version.
+ifneq ($(shell command -v rustup),)
+export RUSTUP_TOOLCHAIN := 1.95.0
+endif
+export LIGHTER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lighter
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+BUILT := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release
+export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
+PREFIX ?= /usr/local
+SHIM := containerd-shim-wasmtime-v1
+
+.PHONY: help packages build install uninstall run test test-build bench lint fmt deny clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+packages: ## Install from apt what building and testing need
+	@test/setup/packages.sh
+
+build: packages ## Build the shim and its compile worker into target/dist
+	cargo build --release --locked -p lighter-shim
+	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM)
+	cargo build --release --locked -p lighter-compiler
+	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
+
+install: build ## Install both below PREFIX (/usr/local), where containerd finds them
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(LIGHTER_BIN)/$(SHIM) $(LIGHTER_BIN)/lighter-compiler
+
+uninstall: ## Remove what `make install` installed
+	rm -f $(DESTDIR)$(PREFIX)/bin/$(SHIM) $(DESTDIR)$(PREFIX)/bin/lighter-compiler
+
+run: build ## Run a Wasm container on a private containerd, and say what to try next
+	@test/guests/build.sh
+	@test/setup/run.sh
+
+# The tests bring their own compile worker: it is built together with them.
+test-build: packages
+	cargo build --release --locked -p lighter-shim
+	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM)
+	cargo test --release --locked --workspace --no-run
+	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
+	@test/setup/daemons.sh
+	@GUEST_TOOL=$(BUILT)/guest-tool test/guests/build.sh
+
+test: test-build ## Run all tests, on real containerd and dockerd in private folders
+	cargo test --release --locked --workspace
+
+bench: test-build ## Compare start time and memory with runc, into target/bench
+	cargo run --release --locked -p lighter-bench
+
+lint: packages ## Check formatting, clippy and the rules for dependencies
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(MAKE) deny
+
+deny: ## Check licences, sources and who may use which crate
+	@command -v cargo-deny >/dev/null || cargo install --quiet --locked --debug cargo-deny --version $(CARGO_DENY) --target-dir $(LIGHTER_CACHE)/cargo-deny
+	cargo deny --all-features check bans licenses sources
+
+CARGO_DENY := 0.18.9
+
+fmt: ## Format the code
+	cargo fmt --all
+
+clean: ## Remove what was built; the cache with daemons and guests stays
+	cargo clean

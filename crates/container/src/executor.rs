@@ -1,0 +1,200 @@
+//! What init runs once libcontainer has set it up: the image's program, or a guest.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use lighter_core::{ExitReason, Failure};
+
+use crate::diagnosis::Diagnosis;
+use crate::entrypoint;
+use crate::{init, title};
+
+/// A program that runs inside init, without an execve.
+pub trait Guest {
+    /// Runs to the end. It is called in the container's namespaces, as its user, with its
+    /// stdio as descriptors 0 to 2; init ends with what it returns.
+    fn run(self: Box<Self>, process: GuestProcess) -> ExitReason;
+}
+
+/// What execve would hand to a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestProcess {
+    /// Arguments, the program's name first.
+    pub args: Vec<String>,
+    /// Environment in the order of the spec; the last of a name counts.
+    pub env: Vec<(String, String)>,
+    /// Working directory, absolute.
+    pub cwd: String,
+}
+
+/// What the entrypoint of a container is.
+pub enum Workload {
+    /// A program of the image, run by execve.
+    Native,
+    /// A guest that was prepared outside the container.
+    Guest {
+        /// The guest.
+        guest: Box<dyn Guest>,
+        /// The file it was made from, as the container names it. Init checks that this is
+        /// still the file it sees there, and that the container's user may read it.
+        path: PathBuf,
+        /// Device and inode of that file.
+        identity: (u64, u64),
+    },
+}
+
+/// The container's workload, as libcontainer wants it.
+#[derive(Clone)]
+pub(crate) struct ContainerExecutor {
+    workload: Rc<RefCell<Option<Workload>>>,
+    /// Descriptors that were open once the guest had been prepared: its mapped code.
+    descriptors: Rc<Vec<RawFd>>,
+    home: Rc<RefCell<Option<String>>>,
+    program: Rc<RefCell<PathBuf>>,
+    diagnosis: Diagnosis,
+}
+
+impl ContainerExecutor {
+    pub(crate) fn new(workload: Workload, descriptors: Vec<RawFd>, diagnosis: Diagnosis) -> Self {
+        Self {
+            workload: Rc::new(RefCell::new(Some(workload))),
+            descriptors: Rc::new(descriptors),
+            home: Rc::default(),
+            program: Rc::default(),
+            diagnosis,
+        }
+    }
+
+    fn process(&self, spec: &Spec) -> GuestProcess {
+        let process = spec.process().as_ref();
+        let lines = process.and_then(|process| process.env().clone());
+        let mut env: Vec<(String, String)> = lines
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        if let Some(home) = self
+            .home
+            .take()
+            .filter(|_| !env.iter().any(|(name, _)| name == "HOME"))
+        {
+            env.push(("HOME".to_owned(), home));
+        }
+        let cwd = process.map(|process| process.cwd().to_string_lossy().into_owned());
+        GuestProcess {
+            args: process
+                .and_then(|process| process.args().clone())
+                .unwrap_or_default(),
+            env,
+            cwd: cwd
+                .filter(|cwd| !cwd.is_empty())
+                .unwrap_or_else(|| "/".to_owned()),
+        }
+    }
+
+    fn check(&self, spec: &Spec) -> Result<(), Failure> {
+        let process = self.process(spec);
+        match &*self.workload.borrow() {
+            Some(Workload::Guest { path, identity, .. }) => {
+                entrypoint::check_guest(path, *identity)
+            }
+            _ => {
+                let name = process.args.first().ok_or_else(|| {
+                    Failure::invalid("the container has no entrypoint: process.args is empty")
+                })?;
+                *self.program.borrow_mut() =
+                    entrypoint::find_executable(name, &process.env, &process.cwd)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Executor for ContainerExecutor {
+    /// Runs before Create is answered, so that what is wrong becomes Create's error.
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        self.check(spec).map_err(|failure| {
+            self.diagnosis.report(&failure);
+            ExecutorValidationError::ArgValidationError(failure.message)
+        })
+    }
+
+    /// libcontainer's map has lost the order of the environment, so only what it adds is kept.
+    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        *self.home.borrow_mut() = envs.get("HOME").cloned();
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let process = self.process(spec);
+        match self.workload.take() {
+            Some(Workload::Guest { guest, path, .. }) => {
+                run_guest(guest, process, &path.to_string_lossy(), &self.descriptors)
+            }
+            _ => run_native(&self.program.borrow(), &process),
+        }
+    }
+}
+
+fn run_guest(guest: Box<dyn Guest>, process: GuestProcess, name: &str, descriptors: &[RawFd]) -> ! {
+    title::set(&process.args);
+    let reason = match init::become_program(name, descriptors) {
+        Ok(()) => {
+            catch_unwind(AssertUnwindSafe(|| guest.run(process))).unwrap_or(ExitReason::HostFailure)
+        }
+        Err(failure) => {
+            complain(&failure.message);
+            ExitReason::HostFailure
+        }
+    };
+    exit(reason.status().into())
+}
+
+/// Replaces init by the program. Start has been answered by now, so a failure can only be
+/// told on the container's stderr and by the shell's exit codes 126 and 127.
+fn run_native(program: &std::path::Path, process: &GuestProcess) -> ! {
+    let strings = |list: Vec<String>| -> Result<Vec<CString>, std::ffi::NulError> {
+        list.into_iter().map(CString::new).collect()
+    };
+    let environment = process
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let result = (|| -> Result<(), Box<dyn std::error::Error>> {
+        let path = CString::new(program.as_os_str().as_encoded_bytes())?;
+        let args = strings(process.args.clone())?;
+        let environment = strings(environment.collect())?;
+        init::reset_signals();
+        nix::unistd::execve(&path, &args, &environment)?;
+        Ok(())
+    })();
+    let error = result
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default();
+    complain(&format!("exec {}: {error}", program.display()));
+    exit(if error.starts_with("ENOENT") {
+        127
+    } else {
+        126
+    })
+}
+
+fn complain(message: &str) {
+    let _ = writeln!(std::io::stderr(), "lighter: {message}");
+}
+
+fn exit(status: i32) -> ! {
+    init::exit_now(status)
+}

@@ -1,0 +1,254 @@
+//! The fork that an operation runs in.
+// fork, close_range and _exit have no safe form: this file holds them all.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use lighter_core::Failure;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use serde::Serialize;
+
+/// The longest text of a failure, in bytes: an answer has to fit one message of a socket.
+const MAX_MESSAGE: usize = 32 * 1024;
+
+/// An operation under way in a child of this process.
+///
+/// The answer is one message of JSON, `Result<T, Failure>`. The child may die without one,
+/// so wait for [`Operation::pidfd`] as well. Init inherits the sending end: read one message,
+/// never wait for the end of file.
+#[derive(Debug)]
+pub struct Operation {
+    /// Process id of the fork; the shim's reaper collects it.
+    pub pid: i32,
+    /// Readable once the fork has ended.
+    pub pidfd: OwnedFd,
+    /// Sequenced-packet socket, non-blocking, on which the answer arrives.
+    pub answer: OwnedFd,
+}
+
+impl Operation {
+    /// Runs `work` in a fork of this process.
+    ///
+    /// Before `work` runs, the fork closes every descriptor but 0 to 2 and its own, so that
+    /// no init can hold another container's FIFOs or the shim's sockets, and is set to die
+    /// with the shim. It returns to no caller: it ends by `_exit`, and a panic becomes an
+    /// answer.
+    ///
+    /// The caller must have one thread. It fails as fork and socketpair do.
+    pub fn fork<T: Serialize>(work: impl FnOnce() -> Result<T, Failure>) -> io::Result<Self> {
+        let (answer, sender) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        nix::fcntl::fcntl(
+            &answer,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
+        let parent = nix::unistd::getpid();
+        // SAFETY: the process has one thread (the caller's duty), so the child owns a
+        // consistent copy of everything. It touches no object of the parent's runtime and
+        // leaves by _exit, so no destructor of the parent's frames runs in it.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => run(parent, sender.as_raw_fd(), work),
+            pid => Ok(Self {
+                pid,
+                pidfd: pidfd_open(pid)?,
+                answer,
+            }),
+        }
+    }
+}
+
+/// The life of the child. Never returns.
+fn run<T: Serialize>(
+    parent: nix::unistd::Pid,
+    sender: RawFd,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> ! {
+    // The first act, before anything can open or inherit more.
+    close_all_but(&[0, 1, 2, sender]);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        die_with(parent);
+        unblock_signals();
+        work()
+    }));
+    let answer = outcome.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        Err(Failure::internal(format!(
+            "the operation panicked, which is a bug of Lighter: {text}"
+        )))
+    });
+    let answer = answer.map_err(shorten);
+    let sent = serde_json::to_vec(&answer)
+        .ok()
+        .and_then(|message| send(sender, &message, MsgFlags::MSG_NOSIGNAL).ok());
+    // SAFETY: _exit ends the process at once; nothing of the parent's is dropped.
+    unsafe { libc::_exit(if sent.is_some() { 0 } else { 1 }) }
+}
+
+/// Closes every descriptor except `keep`, which must be sorted.
+pub(crate) fn close_all_but(keep: &[RawFd]) {
+    let mut first = 0;
+    for &fd in keep {
+        close_range(first, fd - 1);
+        first = fd + 1;
+    }
+    close_range(first, RawFd::MAX);
+}
+
+fn close_range(first: RawFd, last: RawFd) {
+    if first <= last {
+        // SAFETY: only called in a process whose owners of these descriptors never run
+        // again: a fork that leaves by _exit.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+}
+
+/// An operation without a shim would go on building a container that nobody watches.
+fn die_with(parent: nix::unistd::Pid) {
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    if nix::unistd::getppid() != parent {
+        // SAFETY: as in `run`.
+        unsafe { libc::_exit(1) }
+    }
+}
+
+/// The shim blocks signals that it reads from a signalfd; hooks and init must not inherit that.
+fn unblock_signals() {
+    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+fn shorten(mut failure: Failure) -> Failure {
+    if failure.message.len() > MAX_MESSAGE {
+        let end = failure.message.floor_char_boundary(MAX_MESSAGE);
+        failure.message.truncate(end);
+    }
+    failure
+}
+
+fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the arguments are integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Pins glibc's name look-ups to code that is linked into this binary.
+///
+/// Inside a container, look-ups would else follow the image's `/etc/nsswitch.conf` and load
+/// the image's `libnss_*` into our process: its code would run as ours, before any limit on
+/// the guest holds (libcontainer looks up the home directory when `HOME` is unset). Call it
+/// once at start; forks inherit it.
+pub fn pin_name_service() {
+    unsafe extern "C" {
+        fn __nss_configure_lookup(
+            database: *const libc::c_char,
+            service: *const libc::c_char,
+        ) -> libc::c_int;
+    }
+    for (database, services) in [
+        (c"passwd", c"files"),
+        (c"group", c"files"),
+        (c"shadow", c"files"),
+        (c"hosts", c"files dns"),
+        (c"services", c"files"),
+        (c"protocols", c"files"),
+        (c"networks", c"files"),
+        (c"initgroups", c"files"),
+    ] {
+        // SAFETY: both are constant strings that end with a NUL, which glibc copies.
+        unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::time::{Duration, Instant};
+
+    // The test harness has threads; these forks only touch what they were given, so that is
+    // no danger here.
+    fn answer(operation: &Operation) -> Option<Result<Vec<i32>, Failure>> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut buffer = vec![0; 64 * 1024];
+        while Instant::now() < deadline {
+            match nix::unistd::read(&operation.answer, &mut buffer) {
+                Ok(0) => break,
+                Ok(length) => return serde_json::from_slice(&buffer[..length]).ok(),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+        None
+    }
+
+    fn reap(operation: &Operation) {
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(operation.pid), None);
+    }
+
+    fn open_descriptors() -> Vec<i32> {
+        let mut open: Vec<i32> = (0..1024)
+            .filter(|fd| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok())
+            .collect();
+        open.sort_unstable();
+        open
+    }
+
+    #[test]
+    fn a_fork_has_no_descriptor_of_its_parent() {
+        let secret = File::open("/etc/passwd").unwrap();
+        let operation = Operation::fork(|| Ok(open_descriptors())).unwrap();
+        let seen = answer(&operation).unwrap().unwrap();
+        reap(&operation);
+        assert!(!seen.contains(&secret.as_raw_fd()), "{seen:?}");
+        assert_eq!(seen.len(), 4, "stdio and the answer: {seen:?}");
+    }
+
+    #[test]
+    fn a_panic_is_an_answer() {
+        let operation =
+            Operation::fork(|| -> Result<Vec<i32>, Failure> { panic!("boom") }).unwrap();
+        let failure = answer(&operation).unwrap().unwrap_err();
+        reap(&operation);
+        assert!(failure.message.contains("boom"), "{failure}");
+    }
+
+    #[test]
+    fn a_long_failure_still_arrives() {
+        let operation = Operation::fork(|| -> Result<Vec<i32>, Failure> {
+            Err(Failure::internal("ä".repeat(1 << 20)))
+        })
+        .unwrap();
+        let failure = answer(&operation).unwrap().unwrap_err();
+        reap(&operation);
+        assert!(failure.message.len() <= MAX_MESSAGE);
+    }
+
+    #[test]
+    fn signals_are_not_blocked_in_a_fork() {
+        let mut blocked = SigSet::empty();
+        blocked.add(Signal::SIGUSR1);
+        blocked.thread_block().unwrap();
+        let operation = Operation::fork(|| {
+            let mask = SigSet::thread_get_mask().map_err(|e| Failure::internal(e.to_string()))?;
+            Ok(mask.iter().map(|signal| signal as i32).collect::<Vec<_>>())
+        })
+        .unwrap();
+        assert_eq!(answer(&operation).unwrap().unwrap(), Vec::<i32>::new());
+        reap(&operation);
+        blocked.thread_unblock().unwrap();
+    }
+}

@@ -1,0 +1,67 @@
+//! What execve does to a process, done by hand for a guest that runs without an execve, and
+//! the part of it that a Rust program has to do before a real one.
+// Signal dispositions and _exit are raw system interfaces.
+#![allow(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use caps::CapSet;
+use lighter_core::Failure;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+/// Gives every signal its default action and blocks none.
+///
+/// Rust's runtime ignores SIGPIPE and libcontainer leaves it so; a program that execve starts
+/// inherits ignored signals, and a shell pipeline in it would not end.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is a valid handler; for SIGKILL, SIGSTOP and the signals that libc
+        // reserves the call fails and changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// Makes of init the process that execve would have made: capabilities by the rules of exec,
+/// no descriptor but stdio and `descriptors` (the guest's mapped code), the program's name.
+///
+/// Source: capabilities(7), "Transformation of capabilities during execve()", for a program
+/// without file capabilities. Signals are the guest's own business: it handles them all.
+pub(crate) fn become_program(name: &str, descriptors: &[RawFd]) -> Result<(), Failure> {
+    let mut keep = vec![0, 1, 2];
+    keep.extend(descriptors.iter().filter(|fd| **fd > 2));
+    keep.sort_unstable();
+    keep.dedup();
+    crate::fork::close_all_but(&keep);
+    transform_capabilities().map_err(|error| {
+        Failure::internal(format!("cannot set the guest's capabilities: {error}"))
+    })?;
+    let base = name.rsplit('/').next().unwrap_or(name);
+    if let Ok(base) = std::ffi::CString::new(base) {
+        let _ = nix::sys::prctl::set_name(&base);
+    }
+    Ok(())
+}
+
+fn transform_capabilities() -> Result<(), caps::errors::CapsError> {
+    let kept = if nix::unistd::geteuid().is_root() {
+        let bounding = caps::read(None, CapSet::Bounding)?;
+        let inheritable = caps::read(None, CapSet::Inheritable)?;
+        let permitted = caps::read(None, CapSet::Permitted)?;
+        permitted
+            .into_iter()
+            .filter(|cap| bounding.contains(cap) || inheritable.contains(cap))
+            .collect()
+    } else {
+        caps::read(None, CapSet::Ambient)?
+    };
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)
+}
+
+/// Ends the process without running any destructor or exit handler: those of the shim, which
+/// init is a copy of, are not init's to run.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit has no precondition.
+    unsafe { libc::_exit(status) }
+}

@@ -1,0 +1,27 @@
+//! Containers by youki's libcontainer, each operation in a forked process of its own.
+//!
+//! libcontainer forks, changes the working directory, the OOM score and other state of the
+//! whole process, and blocks. The shim serves, so it does none of that: [`Operation::fork`]
+//! runs the work in a child that lives as long as the operation and answers by one message.
+//! The container's init becomes a child of the shim, not of the operation.
+
+mod create;
+mod cwd;
+mod diagnosis;
+mod entrypoint;
+mod executor;
+mod fork;
+mod guest_view;
+mod init;
+mod manage;
+mod rootfs;
+mod statistics;
+mod stdio;
+mod title;
+
+pub use create::{CreateRequest, create};
+pub use executor::{Guest, GuestProcess, Workload};
+pub use fork::{Operation, pin_name_service};
+pub use manage::{ContainerLocation, pids, remove, signal_all, start};
+pub use statistics::statistics;
+pub use title::find_process_title;

@@ -1,0 +1,179 @@
+//! Operations on a container that exists: start, signals, processes, removal.
+
+use std::path::{Path, PathBuf};
+
+use libcgroups::common::{AnyCgroupManager, CgroupConfig, CgroupManager};
+use libcontainer::config::YoukiConfig;
+use libcontainer::container::{Container, ContainerStatus};
+use libcontainer::signal::Signal;
+use lighter_core::{ContainerId, ErrorClass, Failure};
+use oci_spec::runtime::Spec;
+
+use crate::rootfs;
+
+/// Root of libcontainer's state; below it a folder for each containerd namespace, because ids
+/// repeat between namespaces.
+const STATE_ROOT: &str = "/run/lighter";
+
+/// Which container, and where its files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerLocation {
+    /// containerd's namespace.
+    pub namespace: ContainerId,
+    /// The container's id.
+    pub id: ContainerId,
+    /// Its bundle: the folder with `config.json`.
+    pub bundle: PathBuf,
+}
+
+impl ContainerLocation {
+    /// Where libcontainer keeps the state of all containers of the namespace.
+    pub(crate) fn state_folder(&self) -> PathBuf {
+        Path::new(STATE_ROOT).join(self.namespace.as_str())
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.state_folder().join(self.id.as_str())
+    }
+
+    /// Where containerd has the shim mount the rootfs.
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.bundle.join("rootfs")
+    }
+
+    /// Holds the spec of a guest's container.
+    pub(crate) fn guest_bundle(&self) -> PathBuf {
+        self.bundle.join("guest")
+    }
+
+    fn load(&self) -> Result<Container, Failure> {
+        Container::load(self.state()).map_err(|error| {
+            let cause = Failure::from_error(ErrorClass::NotFound, &error);
+            Failure::new(
+                ErrorClass::NotFound,
+                format!(
+                    "container {} has no state in {STATE_ROOT}: {cause}",
+                    self.id
+                ),
+            )
+        })
+    }
+
+    /// The cgroup, from libcontainer's state or, when create did not get so far, the spec.
+    fn cgroup(&self) -> Result<Option<AnyCgroupManager>, Failure> {
+        let path = match YoukiConfig::load(self.state()) {
+            Ok(config) => Some(config.cgroup_path),
+            Err(_) => Spec::load(self.bundle.join("config.json"))
+                .ok()
+                .and_then(|spec| spec.linux().as_ref()?.cgroups_path().clone()),
+        };
+        // An empty path or one of several parts would name a cgroup that is not ours.
+        let Some(path) = path.filter(|path| path.file_name().is_some()) else {
+            return Ok(None);
+        };
+        let manager = libcgroups::common::create_cgroup_manager(CgroupConfig {
+            cgroup_path: path,
+            systemd_cgroup: false,
+            container_name: self.id.to_string(),
+        })
+        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
+        Ok(Some(manager))
+    }
+
+    pub(crate) fn require_cgroup(&self) -> Result<AnyCgroupManager, Failure> {
+        self.cgroup()?.ok_or_else(|| {
+            Failure::new(
+                ErrorClass::NotFound,
+                format!("container {} has no cgroup", self.id),
+            )
+        })
+    }
+}
+
+/// Lets the created init run. Runs in a fork of the shim.
+pub fn start(location: &ContainerLocation) -> Result<(), Failure> {
+    location.load()?.start().map_err(|error| {
+        let failure = Failure::from_error(ErrorClass::Internal, &error);
+        Failure::internal(format!("cannot start container {}: {failure}", location.id))
+    })
+}
+
+/// Sends `signal` to every process of the container. Runs in a fork of the shim.
+pub fn signal_all(location: &ContainerLocation, signal: i32) -> Result<(), Failure> {
+    let named = Signal::try_from(signal)
+        .map_err(|_| Failure::invalid(format!("there is no signal {signal}")))?;
+    let mut container = location.load()?;
+    container.kill(named, true).map_err(|error| {
+        let failure = Failure::from_error(ErrorClass::Internal, &error);
+        Failure::internal(format!(
+            "cannot signal container {}: {failure}",
+            location.id
+        ))
+    })
+}
+
+/// Process ids of all processes in the container's cgroup. Runs in a fork of the shim.
+pub fn pids(location: &ContainerLocation) -> Result<Vec<i32>, Failure> {
+    let pids = location
+        .require_cgroup()?
+        .get_all_pids()
+        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
+    Ok(pids.into_iter().map(|pid| pid.as_raw()).collect())
+}
+
+/// Removes all of the container: processes, cgroup, state, mounts.
+///
+/// It can be called for a container that was half created, that still runs, whose shim was
+/// killed, or that is gone: what is not there is no error. Runs in a fork of the shim or in
+/// the `delete` binary.
+pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    if let Ok(mut container) = location.load() {
+        // A pid in the state file may be another process by now; cgroups tell for sure.
+        if container.status() != ContainerStatus::Stopped {
+            kill_cgroup(location);
+        }
+        if let Err(error) = container.delete(true) {
+            failures.push(Failure::from_error(ErrorClass::Internal, &error).message);
+        }
+    }
+    if location.state().exists() || location.guest_bundle().exists() || !failures.is_empty() {
+        kill_cgroup(location);
+        if let Ok(Some(cgroup)) = location.cgroup()
+            && let Err(error) = cgroup.remove()
+        {
+            failures.push(format!("cgroup: {error}"));
+        }
+    }
+    for folder in [location.state(), location.guest_bundle()] {
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                failures.push(format!("{}: {error}", folder.display()));
+            }
+            _ => {}
+        }
+    }
+    if let Err(failure) = rootfs::unmount(&location.rootfs()) {
+        failures.push(failure.message);
+    }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::internal(format!(
+            "cannot remove all of container {}: {}",
+            location.id,
+            failures.join("; ")
+        )))
+    }
+}
+
+/// Kills what is in the cgroup, which is what the container's id may still stand for.
+fn kill_cgroup(location: &ContainerLocation) {
+    let Ok(Some(cgroup)) = location.cgroup() else {
+        return;
+    };
+    for pid in cgroup.get_all_pids().unwrap_or_default() {
+        let pid = nix::unistd::Pid::from_raw(pid.as_raw());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+}

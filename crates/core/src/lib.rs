@@ -1,0 +1,14 @@
+//! The decisions of Lighter without any input or output: which request is legal in which
+//! state, in which order events leave, how a process ended, what class an error has.
+
+mod exit;
+mod failure;
+mod id;
+mod lifecycle;
+mod operation;
+
+pub use exit::ExitReason;
+pub use failure::{ErrorClass, Failure};
+pub use id::{ContainerId, InvalidContainerId};
+pub use lifecycle::{Exit, Lifecycle, Notice, Request, Status};
+pub use operation::{Created, Mount, Statistics, StatisticsV1, StatisticsV2, Stdio};

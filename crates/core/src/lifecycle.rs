@@ -1,0 +1,370 @@
+//! The life of a task: which request is legal when, and which event leaves when.
+//!
+//! ```text
+//!            created            start            started
+//!  Creating --------> Created --------> Starting --------> Running
+//!     |                  |                  |                 |
+//!     | (create failed:  | exited           | exited: held    | exited
+//!     |  the task is     v                  v until Start     v
+//!     |  forgotten)   Stopped <---------------is answered-- Stopped --delete--> gone
+//! ```
+//!
+//! An exit that is noticed while Start is under way is held, so that containerd never sees an
+//! Exit before the Start it belongs to. If Start fails the held exit leaves without a Start.
+
+use crate::{ErrorClass, Failure};
+
+/// A call of the task API on an existing task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Let the created process run.
+    Start,
+    /// Send a signal.
+    Kill,
+    /// Remove what is left.
+    Delete,
+    /// Read the cgroup's counters.
+    Statistics,
+    /// List processes.
+    Pids,
+}
+
+/// What `ctr tasks ls` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Set up, the entrypoint has not run.
+    Created,
+    /// The entrypoint runs.
+    Running,
+    /// Init has ended.
+    Stopped,
+}
+
+/// How and when init ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit status as of [`crate::ExitReason::status`].
+    pub status: u8,
+    /// Time of the exit, nanoseconds since 1970.
+    pub at: u64,
+}
+
+/// An event that has become due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The task exists.
+    Created,
+    /// The entrypoint runs.
+    Started,
+    /// Init has ended.
+    Exited(Exit),
+    /// The task is gone.
+    Deleted(Exit),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Creating,
+    Created,
+    Starting(Option<Exit>),
+    Running,
+    Stopped(Exit),
+}
+
+/// The state machine of one task.
+#[derive(Debug)]
+pub struct Lifecycle {
+    phase: Phase,
+    deleting: bool,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lifecycle {
+    /// A task whose Create is under way.
+    pub fn new() -> Self {
+        Self {
+            phase: Phase::Creating,
+            deleting: false,
+        }
+    }
+
+    /// What State answers.
+    pub fn status(&self) -> Status {
+        match self.phase {
+            Phase::Creating | Phase::Created | Phase::Starting(None) => Status::Created,
+            Phase::Running => Status::Running,
+            Phase::Starting(Some(_)) | Phase::Stopped(_) => Status::Stopped,
+        }
+    }
+
+    /// How init ended, once it may be told.
+    pub fn exit(&self) -> Option<Exit> {
+        match self.phase {
+            Phase::Stopped(exit) => Some(exit),
+            _ => None,
+        }
+    }
+
+    /// Whether `request` is legal now; the error is what containerd is answered.
+    ///
+    /// A legal Start or Delete counts as under way: the same request is refused until it has
+    /// been answered.
+    pub fn accept(&mut self, request: Request) -> Result<(), Failure> {
+        use Phase::{Created, Creating, Running, Starting, Stopped};
+        if self.deleting {
+            return Err(precondition("the task is being deleted"));
+        }
+        match (request, self.phase) {
+            (_, Creating) => Err(precondition("the task is still being created")),
+            (Request::Start, Created) => {
+                self.phase = Starting(None);
+                Ok(())
+            }
+            (Request::Start, Starting(_)) => Err(precondition("the task is already starting")),
+            (Request::Start, Running) => Err(precondition("the task is already running")),
+            (Request::Start, Stopped(_)) => Err(precondition(
+                "the task has stopped; delete it and create a new one",
+            )),
+            (Request::Kill, Stopped(_) | Starting(Some(_))) => Err(Failure::new(
+                ErrorClass::NotFound,
+                "the process has already finished",
+            )),
+            (Request::Delete, Created | Stopped(_)) => {
+                self.deleting = true;
+                Ok(())
+            }
+            (Request::Delete, Starting(_) | Running) => Err(precondition(
+                "the task is running; stop it before it is deleted",
+            )),
+            (Request::Kill | Request::Statistics | Request::Pids, _) => Ok(()),
+        }
+    }
+
+    /// Create has succeeded.
+    pub fn created(&mut self) -> Vec<Notice> {
+        match self.phase {
+            Phase::Creating => {
+                self.phase = Phase::Created;
+                vec![Notice::Created]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Start has succeeded: Start is due, and then an exit that was held for it.
+    pub fn started(&mut self) -> Vec<Notice> {
+        match self.phase {
+            Phase::Starting(None) => {
+                self.phase = Phase::Running;
+                vec![Notice::Started]
+            }
+            Phase::Starting(Some(exit)) => {
+                self.phase = Phase::Stopped(exit);
+                vec![Notice::Started, Notice::Exited(exit)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Start has failed: the task is what it was, or stopped if init ended meanwhile.
+    pub fn start_failed(&mut self) -> Vec<Notice> {
+        match self.phase {
+            Phase::Starting(None) => {
+                self.phase = Phase::Created;
+                Vec::new()
+            }
+            Phase::Starting(Some(exit)) => {
+                self.phase = Phase::Stopped(exit);
+                vec![Notice::Exited(exit)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Init has been reaped. A second exit of the same task is ignored.
+    pub fn exited(&mut self, exit: Exit) -> Vec<Notice> {
+        match self.phase {
+            Phase::Starting(None) => {
+                self.phase = Phase::Starting(Some(exit));
+                Vec::new()
+            }
+            Phase::Created | Phase::Running => {
+                self.phase = Phase::Stopped(exit);
+                vec![Notice::Exited(exit)]
+            }
+            Phase::Creating | Phase::Starting(Some(_)) | Phase::Stopped(_) => Vec::new(),
+        }
+    }
+
+    /// Delete has succeeded. `at` is used for a task that was deleted before it ever ran and
+    /// whose init has not been reaped yet.
+    pub fn deleted(&mut self, at: u64) -> Vec<Notice> {
+        let exit = self.exit().unwrap_or(Exit { status: 137, at });
+        let mut notices = self.exited(exit);
+        self.phase = Phase::Stopped(exit);
+        notices.push(Notice::Deleted(exit));
+        notices
+    }
+
+    /// Delete has failed and may be asked for again.
+    pub fn delete_failed(&mut self) {
+        self.deleting = false;
+    }
+}
+
+fn precondition(message: &str) -> Failure {
+    Failure::new(ErrorClass::FailedPrecondition, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const EXIT: Exit = Exit { status: 3, at: 42 };
+
+    fn running() -> Lifecycle {
+        let mut task = Lifecycle::new();
+        task.created();
+        task.accept(Request::Start).unwrap();
+        task.started();
+        task
+    }
+
+    fn class(task: &mut Lifecycle, request: Request) -> Option<ErrorClass> {
+        task.accept(request).err().map(|failure| failure.class)
+    }
+
+    #[test]
+    fn refusals_carry_the_class_that_containerd_expects() {
+        let mut task = running();
+        let precondition = Some(ErrorClass::FailedPrecondition);
+        assert_eq!(class(&mut task, Request::Start), precondition);
+        assert_eq!(class(&mut task, Request::Delete), precondition);
+        assert_eq!(class(&mut task, Request::Kill), None);
+        task.exited(EXIT);
+        assert_eq!(class(&mut task, Request::Kill), Some(ErrorClass::NotFound));
+        assert_eq!(class(&mut task, Request::Start), precondition);
+        assert_eq!(class(&mut task, Request::Statistics), None);
+        assert_eq!(class(&mut task, Request::Delete), None);
+        assert_eq!(class(&mut task, Request::Delete), precondition);
+    }
+
+    #[test]
+    fn an_exit_during_start_waits_for_start() {
+        let mut task = Lifecycle::new();
+        task.created();
+        task.accept(Request::Start).unwrap();
+        assert_eq!(task.exited(EXIT), []);
+        assert_eq!(task.exit(), None);
+        assert_eq!(task.started(), [Notice::Started, Notice::Exited(EXIT)]);
+        assert_eq!(task.exit(), Some(EXIT));
+    }
+
+    #[test]
+    fn a_failed_start_lets_the_exit_go() {
+        let mut task = Lifecycle::new();
+        task.created();
+        task.accept(Request::Start).unwrap();
+        task.exited(EXIT);
+        assert_eq!(task.start_failed(), [Notice::Exited(EXIT)]);
+        assert_eq!(task.status(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_created_task_can_be_deleted() {
+        let mut task = Lifecycle::new();
+        task.created();
+        task.accept(Request::Delete).unwrap();
+        let killed = Exit { status: 137, at: 7 };
+        assert_eq!(
+            task.deleted(7),
+            [Notice::Exited(killed), Notice::Deleted(killed)]
+        );
+    }
+
+    /// One thing that can happen to a task, in any order.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Created,
+        Ask(Request),
+        StartEnds(bool),
+        Exited,
+        DeleteEnds(bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Created),
+            Just(Step::Ask(Request::Start)),
+            Just(Step::Ask(Request::Kill)),
+            Just(Step::Ask(Request::Delete)),
+            Just(Step::Ask(Request::Statistics)),
+            Just(Step::Ask(Request::Pids)),
+            any::<bool>().prop_map(Step::StartEnds),
+            Just(Step::Exited),
+            any::<bool>().prop_map(Step::DeleteEnds),
+        ]
+    }
+
+    fn rank(notice: &Notice) -> u8 {
+        match notice {
+            Notice::Created => 0,
+            Notice::Started => 1,
+            Notice::Exited(_) => 2,
+            Notice::Deleted(_) => 3,
+        }
+    }
+
+    proptest! {
+        /// Whatever the order of requests, answers and exits: each event leaves at most once,
+        /// in the order Create, Start, Exit, Delete, and no exit of a reaped init is lost.
+        #[test]
+        fn events_leave_in_order_and_once(steps in prop::collection::vec(step(), 0..40)) {
+            let mut task = Lifecycle::new();
+            let mut notices = Vec::new();
+            let mut starting = false;
+            let mut deleting = false;
+            let mut reaped = false;
+            for step in steps {
+                match step {
+                    Step::Created => notices.extend(task.created()),
+                    Step::Ask(request) => {
+                        let accepted = task.accept(request).is_ok();
+                        starting |= accepted && request == Request::Start;
+                        deleting |= accepted && request == Request::Delete;
+                    }
+                    Step::StartEnds(succeeded) if starting => {
+                        starting = false;
+                        notices.extend(if succeeded { task.started() } else { task.start_failed() });
+                    }
+                    Step::Exited if !notices.is_empty() => {
+                        reaped = true;
+                        notices.extend(task.exited(EXIT));
+                    }
+                    Step::DeleteEnds(true) if deleting => {
+                        notices.extend(task.deleted(99));
+                        break;
+                    }
+                    Step::DeleteEnds(false) if deleting => {
+                        deleting = false;
+                        task.delete_failed();
+                    }
+                    _ => {}
+                }
+            }
+            if starting {
+                notices.extend(task.started());
+            }
+            let ranks: Vec<u8> = notices.iter().map(rank).collect();
+            prop_assert!(ranks.windows(2).all(|pair| pair[0] < pair[1]), "{notices:?}");
+            prop_assert_eq!(reaped && !ranks.contains(&2), false);
+            prop_assert_eq!(ranks.contains(&3) && !ranks.contains(&2), false);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The shim's socket: one for each pod, found by what the pod's containers have in common.
+
+use std::borrow::Cow;
+use std::fs::{DirBuilder, Permissions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Folder of the sockets where containerd names none.
+const SOCKET_FOLDER: &str = "/run/lighter/s";
+/// Holds the address in the bundle. containerd reads it after a restart, `delete` uses it.
+pub(crate) const ADDRESS_FILE: &str = "address";
+
+/// A socket of this shim, or of one that runs.
+pub(crate) enum Socket {
+    /// Nobody serves the group yet: this process shall.
+    New(UnixListener),
+    /// The group's shim runs.
+    Served,
+}
+
+/// The group that the container of this `config.json` belongs to: a pod's sandbox, or the
+/// container itself.
+///
+/// The text is wiped, and nothing of it is copied but the group: the shim is forked from this
+/// process, and each guest from the shim, while the text may hold secrets of one container.
+pub(crate) fn group(mut config: Vec<u8>, id: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Config<'a> {
+        #[serde(borrow)]
+        annotations: Annotations<'a>,
+    }
+    /// The names are in order of precedence (containerd `docs/runtime-v2.md`, "Start").
+    #[derive(serde::Deserialize)]
+    struct Annotations<'a> {
+        #[serde(rename = "io.containerd.runc.v2.group", borrow)]
+        group: Option<Cow<'a, str>>,
+        #[serde(rename = "io.kubernetes.cri.sandbox-id", borrow)]
+        sandbox: Option<Cow<'a, str>>,
+    }
+    let group = serde_json::from_slice::<Config<'_>>(&config)
+        .ok()
+        .and_then(|config| config.annotations.group.or(config.annotations.sandbox))
+        .map_or_else(|| id.to_owned(), Cow::into_owned);
+    config.fill(0);
+    std::hint::black_box(&config);
+    group
+}
+
+/// Path of the socket for `group` of a containerd at `address`. Short: a socket's path has 107
+/// bytes at most (unix(7)).
+pub(crate) fn path(folder: Option<&Path>, address: &str, namespace: &str, group: &str) -> PathBuf {
+    // Not a secret and not a defence: two groups that fell together would share a shim, which
+    // works. DefaultHasher has fixed keys, and old and new shims of one node may differ.
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, address, namespace, group).hash(&mut hasher);
+        hasher.finish()
+    };
+    folder
+        .unwrap_or(Path::new(SOCKET_FOLDER))
+        .join(format!("{:016x}{:016x}", half(0), half(1)))
+}
+
+/// Listens at `path`, unless a shim does already. A socket that nobody serves is replaced.
+pub(crate) fn claim(path: &Path) -> io::Result<Socket> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+    }
+    for _ in 0..3 {
+        match UnixListener::bind(path) {
+            Ok(listener) => {
+                std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+                return Ok(Socket::New(listener));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => return Ok(Socket::Served),
+            Err(_) => remove(path),
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// Removes the socket file at `path` if nobody serves it.
+pub(crate) fn remove_stale(path: &Path) {
+    if UnixStream::connect(path).is_err() {
+        remove(path);
+    }
+}
+
+pub(crate) fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_of_a_pod_share_a_group() {
+        let pod = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}"#;
+        let both = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "g"}}"#;
+        let group = |config: &str| group(config.into(), "a");
+        assert_eq!(group(pod), "pod");
+        assert_eq!(group(both), "g");
+        assert_eq!(group(r#"{"annotations": {"else": "x"}}"#), "a");
+        assert_eq!(group("{}"), "a");
+        assert_eq!(group("not json"), "a");
+    }
+
+    #[test]
+    fn a_socket_is_claimed_once_and_a_stale_one_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(Some(folder.path()), "/run/c.sock", "default", "a");
+        let Socket::New(listener) = claim(&path).unwrap() else {
+            panic!()
+        };
+        assert!(matches!(claim(&path).unwrap(), Socket::Served));
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        remove_stale(&path);
+        assert!(path.exists());
+        drop(listener);
+        assert!(matches!(claim(&path).unwrap(), Socket::New(_)));
+        remove_stale(&path);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn groups_of_different_daemons_do_not_meet() {
+        let a = path(None, "/run/a.sock", "default", "x");
+        assert_ne!(a, path(None, "/run/b.sock", "default", "x"));
+        assert_ne!(a, path(None, "/run/a.sock", "k8s.io", "x"));
+        assert!(a.as_os_str().len() < 100);
+    }
+}

@@ -1,0 +1,39 @@
+//! `start`: finds or becomes the shim of the container's pod, and prints its address.
+
+use std::error::Error;
+use std::io::Write;
+
+use crate::arguments::Arguments;
+use crate::bootstrap::Call;
+use crate::daemon;
+use crate::socket::{self, Socket};
+
+/// Runs in the bundle. Prints nothing but the answer: containerd reads stdout and stderr
+/// together until both are closed.
+pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let (namespace, id) = arguments.container()?;
+    let call = Call::read(id.as_str(), namespace.as_str())?;
+    let config = std::fs::read("config.json").unwrap_or_default();
+    let group = socket::group(config, id.as_str());
+    let path = socket::path(
+        call.socket_folder.as_deref(),
+        &arguments.address,
+        namespace.as_str(),
+        &group,
+    );
+    let address = format!("unix://{}", path.display());
+    if let Socket::New(listener) = socket::claim(&path)? {
+        daemon::fork(
+            listener,
+            path,
+            namespace,
+            &call.ttrpc_address,
+            arguments.debug,
+        )?;
+    }
+    std::fs::write(socket::ADDRESS_FILE, &address)?;
+    let mut stdout = std::io::stdout();
+    stdout.write_all(&call.answer(&address)?)?;
+    stdout.flush()?;
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! What a container runs: a program of its image, or a guest on Wasmtime.
+
+use std::path::{Path, PathBuf};
+
+use lighter_container::{Guest, GuestProcess, Workload};
+use lighter_core::{ErrorClass, ExitReason, Failure};
+use lighter_image::{Entrypoint, Format, find_entrypoint, find_program};
+use lighter_wasm::{ArtifactCache, Program};
+use oci_spec::runtime::Spec;
+
+/// Where compiled code is kept. Root's alone: what is in it is run as it is.
+const ARTIFACTS: &str = "/var/lib/lighter/artifacts";
+
+/// Finds the container's entrypoint and, if it is Wasm, maps its compiled code.
+///
+/// Runs in the fork that creates the container, before libcontainer does anything.
+pub(crate) fn find(spec: &Spec, rootfs: &Path, compiler: &Path) -> Result<Workload, Failure> {
+    let entrypoint = find_entrypoint(spec, rootfs)
+        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    match entrypoint.format {
+        Format::Wasm => guest(entrypoint, compiler),
+        Format::Elf if lighter_wasm::is_precompiled(&head(&entrypoint)?) => Err(refuse(
+            &entrypoint.path,
+            "the image holds code that was compiled ahead of time by Wasmtime; only code that this node compiled itself is run, so ship the .wasm",
+        )),
+        Format::Elf | Format::Script => match wasm_behind_init(spec, rootfs) {
+            Some(module) => Err(refuse(
+                &entrypoint.path,
+                &format!(
+                    "it cannot start {module}, because Linux cannot execute Wasm; run without --init: a guest ends on every signal and has no children to reap"
+                ),
+            )),
+            None => Ok(Workload::Native),
+        },
+        Format::Unknown => Err(refuse(
+            &entrypoint.path,
+            "exec format error: the file is neither Wasm nor an ELF program nor a script that starts with #!",
+        )),
+    }
+}
+
+/// The module that a minimal init (`docker run --init`: `docker-init -- PROGRAM`) would start.
+fn wasm_behind_init(spec: &Spec, rootfs: &Path) -> Option<String> {
+    let args = spec.process().as_ref()?.args().as_ref()?;
+    let name = args.iter().skip(1).skip_while(|arg| *arg != "--").nth(1)?;
+    let program = find_program(spec, rootfs, name).ok()?;
+    (program.format == Format::Wasm).then(|| name.clone())
+}
+
+fn refuse(path: &Path, why: &str) -> Failure {
+    Failure::invalid(format!("exec: {path:?}: {why}"))
+}
+
+fn head(entrypoint: &Entrypoint) -> Result<Vec<u8>, Failure> {
+    use std::os::unix::fs::FileExt;
+    let mut head = vec![0; 4096];
+    let length = entrypoint
+        .file
+        .read_at(&mut head, 0)
+        .map_err(|error| refuse(&entrypoint.path, &error.to_string()))?;
+    head.truncate(length);
+    Ok(head)
+}
+
+fn guest(entrypoint: Entrypoint, compiler: &Path) -> Result<Workload, Failure> {
+    // Wasmtime chains its trap handlers to those that stand when its engine is made.
+    lighter_wasm::exit_on_fatal_signals();
+    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), compiler.to_owned());
+    let name = entrypoint.path.display().to_string();
+    let program = Program::load(entrypoint.file, &name, entrypoint.export.as_deref(), &cache)
+        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    Ok(Workload::Guest {
+        guest: Box::new(WasmGuest(program)),
+        path: entrypoint.path,
+        identity: entrypoint.identity,
+    })
+}
+
+struct WasmGuest(Program);
+
+impl Guest for WasmGuest {
+    fn run(self: Box<Self>, process: GuestProcess) -> ExitReason {
+        self.0.run(lighter_wasm::Guest {
+            args: process.args,
+            env: process.env,
+            cwd: process.cwd,
+        })
+    }
+}

@@ -1,0 +1,23 @@
+//! containerd's task API: one service for its versions 2 and 3, events in order, and the one
+//! reaper of the shim.
+//!
+//! All of it runs on one thread. What would block is an [`Operation`], a process of its own
+//! that the [`Runtime`] starts and this crate waits for.
+
+mod events;
+mod metrics;
+mod operation;
+mod publisher;
+mod raw;
+mod reaper;
+mod server;
+mod service;
+mod status;
+mod stdio;
+mod tasks;
+
+pub use operation::Operation;
+pub use publisher::Publisher;
+pub use reaper::{Reaper, block_signals};
+pub use server::serve;
+pub use service::{CreateTask, Runtime};

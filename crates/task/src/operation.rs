@@ -1,0 +1,76 @@
+//! Waiting for an operation: for its answer, for its end and for a time limit.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use lighter_core::{ErrorClass, Failure};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{MsgFlags, recv};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+
+use crate::raw::readable;
+
+/// A forked process at work for the shim.
+#[derive(Debug)]
+pub struct Operation {
+    /// Process id, a child of the shim.
+    pub pid: i32,
+    /// Readable once the process has ended.
+    pub pidfd: OwnedFd,
+    /// Non-blocking sequenced-packet socket; one message of JSON, `Result<T, Failure>`.
+    pub answer: OwnedFd,
+}
+
+impl Operation {
+    /// The operation's answer. `what` names it in errors ("create of container a").
+    ///
+    /// An operation that takes longer than `limit` is killed.
+    pub(crate) async fn finish<T: DeserializeOwned>(
+        self,
+        what: &str,
+        limit: Duration,
+    ) -> Result<T, Failure> {
+        let failed = |error: std::io::Error| Failure::internal(format!("{what}: {error}"));
+        let answer = readable(self.answer).map_err(failed)?;
+        let pidfd = readable(self.pidfd).map_err(failed)?;
+        let message = tokio::time::timeout(limit, async {
+            tokio::select! {
+                biased;
+                ready = answer.readable() => ready.map(drop),
+                ready = pidfd.readable() => ready.map(drop),
+            }
+        })
+        .await;
+        match message {
+            Err(_) => {
+                // The reaper has not collected it: its answer would have come before.
+                let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+                return Err(Failure::new(
+                    ErrorClass::DeadlineExceeded,
+                    format!("{what} did not end within {} s", limit.as_secs()),
+                ));
+            }
+            Ok(ready) => ready.map_err(failed)?,
+        }
+        let bytes = receive(answer.get_ref()).ok_or_else(|| {
+            Failure::internal(format!(
+                "{what}: the operation was killed before it could answer"
+            ))
+        })?;
+        serde_json::from_slice::<Result<T, Failure>>(&bytes).map_err(|error| {
+            Failure::internal(format!(
+                "{what}: the operation's answer is malformed: {error}"
+            ))
+        })?
+    }
+}
+
+/// The one message. Its buffer has just its size: the shim's memory is every guest's too.
+fn receive(answer: &OwnedFd) -> Option<Vec<u8>> {
+    let fd = answer.as_raw_fd();
+    let length = recv(fd, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC).ok()?;
+    let mut message = vec![0; length];
+    let received = recv(fd, &mut message, MsgFlags::empty()).ok()?;
+    (received > 0).then_some(message)
+}

@@ -1,0 +1,57 @@
+//! The shim's socket and its main loop.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use containerd_shim_protos::shim_async::create_task;
+use tokio::sync::Notify;
+use ttrpc::asynchronous::Server;
+use ttrpc::asynchronous::transport::Listener;
+
+use crate::publisher::Publisher;
+use crate::reaper::Reaper;
+use crate::service::{Runtime, Service, lock};
+use crate::tasks::Tasks;
+
+/// The names of one and the same service (containerd `api/runtime/task`).
+const SERVICE_NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+/// How long events may take to leave when the shim ends.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Serves the task API on `listener` until containerd shuts the shim down.
+///
+/// Must run in a tokio runtime of one thread, with SIGCHLD blocked.
+pub async fn serve(
+    listener: UnixListener,
+    runtime: Box<dyn Runtime>,
+    publisher: Publisher,
+) -> io::Result<()> {
+    let tasks = Arc::new(Mutex::new(Tasks::new(publisher.clone())));
+    let shutdown = Arc::new(Notify::new());
+    let service = Arc::new(Service::new(
+        runtime,
+        Arc::clone(&tasks),
+        Arc::clone(&shutdown),
+    ));
+
+    listener.set_nonblocking(true)?;
+    let mut server = Server::new().add_listener(Listener::try_from(listener)?);
+    for name in SERVICE_NAMES {
+        let methods = create_task(service.clone()).into_values();
+        server =
+            server.register_service(methods.map(|methods| (name.to_owned(), methods)).collect());
+    }
+    server.start().await.map_err(io::Error::other)?;
+
+    let reap = Reaper::new()?.run(|pid, exit| lock(&tasks).ended(pid, exit));
+    tokio::select! {
+        result = reap => result?,
+        () = shutdown.notified() => {}
+    }
+    // Closes the connections once the answer to Shutdown is out.
+    server.shutdown().await.map_err(io::Error::other)?;
+    publisher.flush(FLUSH_LIMIT).await;
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! A private containerd.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::call::Call;
+use crate::daemon::Daemon;
+use crate::image::Image;
+use crate::leaks::Leaks;
+use crate::paths::{daemon, shim_folder};
+use crate::run::Run;
+use crate::sandbox::{Sandbox, Scope};
+
+/// Plugins that the tests do not need: without them containerd starts in a fraction of the
+/// time and touches nothing outside of its folder. Unknown names are ignored.
+const DISABLED_PLUGINS: &[&str] = &[
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.podsandbox.controller.v1.podsandbox",
+    "io.containerd.nri.v1.nri",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.erofs",
+    "io.containerd.snapshotter.v1.zfs",
+];
+
+/// Which containerd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The distribution's own: 1.6 on Debian 12.
+    Debian,
+    /// 1.7, from `test/setup/daemons.sh`.
+    V1_7,
+    /// 2.1 or later, from `test/setup/daemons.sh`.
+    V2,
+}
+
+impl Version {
+    /// All of them, for tests that have to hold everywhere.
+    pub const ALL: [Self; 3] = [Self::Debian, Self::V1_7, Self::V2];
+
+    /// The folder of `containerd`, `ctr` and runc's shim.
+    fn folder(self) -> PathBuf {
+        match self {
+            Self::Debian => {
+                let folder = PathBuf::from("/usr/bin");
+                assert!(
+                    folder.join("containerd").exists(),
+                    "run test/setup/packages.sh"
+                );
+                folder
+            }
+            Self::V1_7 => daemon(&["containerd-1.7."]).join("usr/bin"),
+            Self::V2 => daemon(&["containerd-2.", "containerd-3."]).join("usr/bin"),
+        }
+    }
+}
+
+/// A containerd of its own, with a folder, sockets and a namespace of its own.
+///
+/// Lighter's shim and runc's are found by their runtime types `io.containerd.wasmtime.v1` and
+/// `io.containerd.runc.v2`. Its log has level debug; a failing test prints the end of it.
+pub struct Containerd {
+    // Dropped in this order: the daemon is stopped before its place is cleaned.
+    daemon: Daemon,
+    sandbox: Sandbox,
+    version: Version,
+    folder: PathBuf,
+    number: AtomicU32,
+}
+
+impl Containerd {
+    /// Starts one and waits until it answers.
+    pub fn start(version: Version) -> Self {
+        Self::start_in(Sandbox::new(), version, "debug")
+    }
+
+    /// The same with log level info, as nodes have it: shims are not told to log everything.
+    pub fn start_for_measurements(version: Version) -> Self {
+        Self::start_in(Sandbox::new(), version, "info")
+    }
+
+    pub(crate) fn start_in(sandbox: Sandbox, version: Version, level: &str) -> Self {
+        let folder = version.folder();
+        let place = &sandbox.scope.folder;
+        fs::write(
+            place.join("config.toml"),
+            configuration(place, version, level),
+        )
+        .expect("write containerd's configuration");
+        let daemon = launch(&folder, place);
+        let mut containerd = Self {
+            daemon,
+            sandbox,
+            version,
+            folder,
+            number: AtomicU32::new(0),
+        };
+        containerd.await_ready();
+        containerd
+    }
+
+    fn await_ready(&mut self) {
+        let (folder, scope) = (self.folder.clone(), self.sandbox.scope.clone());
+        self.daemon
+            .await_ready(|| ctr(&folder, &scope, ["version"]));
+    }
+
+    /// Stops the daemon with `signal` (SIGTERM, or SIGKILL for a crash) and starts it again on
+    /// the same state. Shims and containers live on.
+    pub fn restart(&mut self, signal: Signal) {
+        self.stop(signal);
+        self.resume();
+    }
+
+    /// Stops the daemon alone; [`Containerd::resume`] starts it again.
+    pub fn stop(&mut self, signal: Signal) {
+        self.daemon.stop(signal);
+    }
+
+    /// Starts the daemon again after [`Containerd::stop`].
+    pub fn resume(&mut self) {
+        self.daemon = launch(&self.folder, &self.sandbox.scope.folder);
+        self.await_ready();
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> i32 {
+        self.daemon.pid()
+    }
+
+    /// The daemon's version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The daemon's gRPC socket.
+    pub fn socket(&self) -> PathBuf {
+        socket(self.folder())
+    }
+
+    /// The private folder; a test may keep files of its own in it.
+    pub fn folder(&self) -> &Path {
+        &self.sandbox.scope.folder
+    }
+
+    /// The containerd namespace that everything here uses.
+    pub fn namespace(&self) -> &str {
+        &self.sandbox.scope.namespace
+    }
+
+    /// The folder of a container's bundle.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.folder()
+            .join("state/io.containerd.runtime.v2.task")
+            .join(self.namespace())
+            .join(id)
+    }
+
+    /// What belongs to this daemon: its processes, mounts and cgroups.
+    pub fn scope(&self) -> &Scope {
+        &self.sandbox.scope
+    }
+
+    /// Everything that the daemon has printed until now; shims' logs are in it.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// A count of what there is now, to assert later that nothing was added.
+    pub fn leaks(&self) -> Leaks {
+        Leaks::snapshot(self.scope())
+    }
+
+    /// A container id that was not used before.
+    pub fn next_id(&self) -> String {
+        format!("c{}", self.number.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A call of this version's `ctr`, with the address and the namespace set.
+    pub fn ctr<I, S>(&self, arguments: I) -> Call
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        ctr(&self.folder, &self.sandbox.scope, arguments)
+    }
+
+    /// Imports an image and unpacks it.
+    #[track_caller]
+    pub fn import(&self, image: &Image) {
+        let file = self.folder().join(format!("image-{}.tar", self.next_id()));
+        fs::write(&file, image.archive()).expect("write the image's archive");
+        let platform = image.platform_name();
+        let mut arguments: Vec<OsString> = ["images", "import"].map(OsString::from).into();
+        if platform != "linux/amd64" {
+            arguments.extend(["--platform", &platform].map(OsString::from));
+        }
+        arguments.push(file.clone().into());
+        self.ctr(arguments).output().exits(0);
+        let _ = fs::remove_file(file);
+    }
+
+    /// A container of an imported image, to be run by `ctr run`.
+    pub fn run(&self, image: &Image) -> Run<'_> {
+        Run::new(self, image.reference())
+    }
+
+    /// The status of a container's task as `ctr tasks list` names it: `CREATED`, `RUNNING`,
+    /// `STOPPED` ...; nothing when there is no such task.
+    pub fn status(&self, id: &str) -> Option<String> {
+        let tasks = self.ctr(["tasks", "list"]).ok();
+        tasks.lines().find_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (task, status) = (fields.next()?, fields.nth(1)?);
+            (task == id).then(|| status.to_owned())
+        })
+    }
+
+    /// Waits until the status is `status`.
+    ///
+    /// # Panics
+    /// After `limit`.
+    #[track_caller]
+    pub fn await_status(&self, id: &str, status: &str, limit: Duration) {
+        let end = Instant::now() + limit;
+        loop {
+            let now = self.status(id);
+            if now.as_deref() == Some(status) {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "{id} is {now:?} and not {status} after {limit:?}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills and deletes a container that `ctr run -d` started, task and all.
+    #[track_caller]
+    pub fn remove(&self, id: &str) {
+        self.ctr(["tasks", "delete", "--force", id])
+            .output()
+            .exits(0);
+        self.ctr(["containers", "delete", id]).output().exits(0);
+    }
+}
+
+fn socket(place: &Path) -> PathBuf {
+    place.join("containerd.sock")
+}
+
+fn ctr<I, S>(folder: &Path, scope: &Scope, arguments: I) -> Call
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut all: Vec<OsString> = vec![
+        "--address".into(),
+        socket(&scope.folder).into(),
+        "--namespace".into(),
+        scope.namespace.clone().into(),
+    ];
+    all.extend(
+        arguments
+            .into_iter()
+            .map(|argument| argument.as_ref().to_owned()),
+    );
+    Call::new(folder.join("ctr"), all)
+}
+
+fn launch(folder: &Path, place: &Path) -> Daemon {
+    let path = search_path(&[&shim_folder(), folder]);
+    let mut command = Command::new(folder.join("containerd"));
+    command
+        .arg("--config")
+        .arg(place.join("config.toml"))
+        .env("PATH", path);
+    Daemon::start("containerd", &mut command, &place.join("containerd.log"))
+}
+
+/// PATH of a daemon: the given folders, then the system's.
+pub(crate) fn search_path(first: &[&Path]) -> OsString {
+    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Path::new);
+    std::env::join_paths(first.iter().chain(&system)).expect("a folder's name has a colon")
+}
+
+fn configuration(place: &Path, version: Version, level: &str) -> String {
+    let place = place.display();
+    let format = if version == Version::V2 { 3 } else { 2 };
+    format!(
+        r#"version = {format}
+root = "{place}/root"
+state = "{place}/state"
+temp = "{place}/temp"
+oom_score = 0
+disabled_plugins = {DISABLED_PLUGINS:?}
+
+[grpc]
+address = "{place}/containerd.sock"
+
+[ttrpc]
+address = "{place}/containerd.sock.ttrpc"
+
+[debug]
+level = "{level}"
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "{place}/opt"
+"#
+    )
+}

@@ -1,0 +1,48 @@
+//! What the integration tests and the benchmark stand on: private daemons, images made in
+//! memory, the built guests, and assertions that nothing is left behind.
+//!
+//! ```no_run
+//! use lighter_testkit::{Containerd, Image, Version};
+//!
+//! let containerd = Containerd::start(Version::V2);
+//! let image = Image::wasm("hello");
+//! containerd.import(&image);
+//! let leaks = containerd.leaks();
+//! let output = containerd.run(&image).output();
+//! assert_eq!(output.ok(), "Hello from Wasm\n");
+//! leaks.assert_none_since();
+//! ```
+//!
+//! Everything is private to its value: folder, sockets, containerd namespace, cgroups, and for
+//! Docker the network namespace. Tests can therefore run at the same time, in threads or in
+//! processes. Dropping a daemon stops it and removes all that it made; what a killed test run
+//! left is removed when the next daemon starts.
+//!
+//! # Panics
+//! A test can do nothing with an error but fail, so every function here panics, with a text
+//! that says what to do. Without root they panic too: a test that skips itself tests nothing.
+
+mod call;
+mod cgroup;
+mod containerd;
+mod daemon;
+mod docker;
+mod guests;
+mod image;
+mod leaks;
+mod paths;
+mod processes;
+mod run;
+mod sandbox;
+
+pub use call::{Call, Output, Running};
+pub use cgroup::Hierarchy;
+pub use containerd::{Containerd, Version};
+pub use docker::Docker;
+pub use guests::guest;
+pub use image::Image;
+pub use leaks::Leaks;
+pub use paths::{cache, shim_binary, shim_folder};
+pub use processes::Process;
+pub use run::{RUNC, Run, WASMTIME};
+pub use sandbox::Scope;

@@ -1,0 +1,72 @@
+//! How a guest's end becomes an [`ExitReason`], and what is said about it.
+
+use lighter_core::ExitReason;
+use wasmtime::{ThrownException, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+/// The reason for which a call into the guest `name` failed, and the text for its stderr, empty
+/// when the guest just called exit.
+pub(crate) fn of_error(name: &str, error: &wasmtime::Error) -> (ExitReason, String) {
+    if let Some(I32Exit(status)) = error.downcast_ref() {
+        // A process gives its parent the lowest eight bits of its status, and so do we.
+        return (ExitReason::Exited(*status as u8), String::new());
+    }
+    let cause = error.root_cause().to_string();
+    let backtrace = error.downcast_ref::<WasmBacktrace>();
+    let trapped = backtrace.is_some() || error.is::<Trap>() || error.is::<ThrownException>();
+    if !trapped {
+        return (
+            ExitReason::HostFailure,
+            format!("lighter: cannot run {name}: {error:#}\n"),
+        );
+    }
+    let mut text = format!("lighter: {name} trapped: {cause}\n");
+    if let Some(backtrace) = backtrace.filter(|backtrace| !backtrace.frames().is_empty()) {
+        let frames = backtrace.to_string();
+        // Wasmtime puts a heading on the frames that repeats what the line above says.
+        let frames = frames
+            .split_once('\n')
+            .map_or(frames.as_str(), |(_, rest)| rest);
+        text.push_str(&format!("wasm backtrace:\n{}\n", frames.trim_end()));
+    }
+    (ExitReason::Trapped, text)
+}
+
+/// Writes to descriptor 2. There is nobody to tell if that fails.
+pub(crate) fn write_to_stderr(text: &str) {
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        match nix::unistd::write(std::io::stderr(), rest) {
+            Ok(0) => return,
+            Ok(count) => rest = &rest[count..],
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_keeps_the_lowest_eight_bits() {
+        for (status, expected) in [(0, 0), (7, 7), (255, 255), (256, 0), (-1, 255)] {
+            let (reason, text) = of_error("app", &I32Exit(status).into());
+            assert_eq!(reason, ExitReason::Exited(expected));
+            assert_eq!(text, "");
+        }
+    }
+
+    #[test]
+    fn a_trap_is_told_from_a_failure_of_the_host() {
+        let (reason, text) = of_error("/app.wasm", &Trap::MemoryOutOfBounds.into());
+        assert_eq!(reason, ExitReason::Trapped);
+        assert!(text.starts_with("lighter: /app.wasm trapped: "), "{text}");
+        assert!(text.contains("out of bounds memory access"), "{text}");
+
+        let (reason, text) = of_error("app", &wasmtime::Error::msg("no memory left"));
+        assert_eq!(reason, ExitReason::HostFailure);
+        assert_eq!(text, "lighter: cannot run app: no memory left\n");
+    }
+}

@@ -1,0 +1,55 @@
+//! Runs WebAssembly: what a file is, how it becomes native code once, and how a guest runs.
+//!
+//! ```text
+//!  file of the image --classify--> module | component | refused
+//!        |  SHA-256
+//!        v
+//!  ArtifactCache --(miss)--> compile worker, a process of its own (crate lighter-compiler)
+//!        |  a file that this node compiled
+//!        v
+//!  Program: mapped code, imports checked --run--> ExitReason
+//! ```
+//!
+//! This crate contains no compiler: Cranelift is linked into `lighter-compiler` only, which uses
+//! this crate without its feature `run`.
+
+pub mod classify;
+pub mod engine;
+
+#[cfg(feature = "run")]
+pub mod cache;
+#[cfg(feature = "run")]
+pub mod program;
+#[cfg(feature = "run")]
+pub mod signals;
+
+#[cfg(feature = "run")]
+mod compile;
+#[cfg(feature = "run")]
+mod ending;
+#[cfg(feature = "run")]
+mod link;
+#[cfg(feature = "run")]
+mod preopen;
+#[cfg(feature = "run")]
+mod run;
+#[cfg(feature = "run")]
+mod source;
+#[cfg(feature = "run")]
+mod stdio;
+
+pub use classify::{Kind, NotRunnable, classify, is_precompiled, is_wasm};
+pub use engine::{EngineError, configuration, engine};
+
+#[cfg(feature = "run")]
+pub use cache::{ArtifactCache, CacheError};
+#[cfg(feature = "run")]
+pub use compile::CompileError;
+#[cfg(feature = "run")]
+pub use link::warm_up;
+#[cfg(feature = "run")]
+pub use program::{Program, ProgramError};
+#[cfg(feature = "run")]
+pub use run::Guest;
+#[cfg(feature = "run")]
+pub use signals::exit_on_fatal_signals;

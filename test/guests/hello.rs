@@ -1,0 +1,5 @@
+//! The smallest guest that a user would recognise.
+
+fn main() {
+    println!("Hello from Wasm");
+}

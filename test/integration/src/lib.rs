@@ -1,0 +1,1 @@
+//! Integration tests of the shim on real daemons; they are in `tests/`.

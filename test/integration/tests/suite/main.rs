@@ -1,0 +1,41 @@
+//! Lighter as its users have it: on a real containerd and a real Docker Engine, each in a
+//! private folder.
+
+mod bad_input;
+mod command_line;
+mod docker;
+mod endings;
+mod events;
+mod linux;
+mod nothing_left;
+mod process_model;
+mod shim;
+mod task_api;
+mod versions;
+mod wasm;
+
+use lighter_testkit::{Containerd, Image, Process, Version};
+
+/// containerd 2 with `image` in it.
+fn containerd_with(image: &Image) -> Containerd {
+    let containerd = Containerd::start(Version::V2);
+    containerd.import(image);
+    containerd
+}
+
+/// The shims of a daemon. Processes of containers have names of their own.
+fn shims(containerd: &Containerd) -> Vec<Process> {
+    let mut processes = containerd.scope().processes();
+    processes.retain(|process| process.comm == "containerd-shim");
+    processes
+}
+
+/// The process that runs in a container, from `ctr tasks list`.
+fn init(containerd: &Containerd, id: &str) -> i32 {
+    let list = containerd.ctr(["tasks", "list"]).ok();
+    let line = list
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(id));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or_else(|| panic!("no task {id} in {list}"))
+}

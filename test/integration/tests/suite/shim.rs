@@ -1,0 +1,256 @@
+//! The shim without a containerd: started by hand, asked through its socket. This shows what
+//! is between Create and Start, which no client of containerd lets one look at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::{Client, TaskClient};
+use lighter_testkit::{Process, guest, shim_binary};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+/// How long any call may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A shim of a pod of its own.
+pub struct Shim {
+    pub pid: i32,
+    pub namespace: String,
+    folder: PathBuf,
+    client: TaskClient,
+}
+
+impl Shim {
+    /// Starts one, for containers whose rootfs is that of [`Shim::rootfs`].
+    pub fn start() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("lighter-shim-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(&namespace);
+        fs::create_dir_all(folder.join("rootfs/bin")).unwrap();
+        for folder_of_root in ["proc", "dev", "sys", "tmp"] {
+            fs::create_dir(folder.join("rootfs").join(folder_of_root)).unwrap();
+        }
+        fs::copy("/bin/busybox", folder.join("rootfs/bin/sh")).unwrap();
+        for name in ["hello", "sleep"] {
+            fs::copy(guest(name), folder.join(format!("rootfs/{name}.wasm"))).unwrap();
+        }
+        // What `start` reads before it forks the shim.
+        let spec = json!({ "process": { "env": ["PASSWORD=secret-of-the-sandbox"] } });
+        fs::write(folder.join("config.json"), spec.to_string()).unwrap();
+        let output = Command::new(shim_binary())
+            .args([
+                "-namespace",
+                &namespace,
+                "-id",
+                "pod",
+                "-address",
+                "/nowhere",
+                "start",
+            ])
+            .env("TTRPC_ADDRESS", folder.join("no-containerd"))
+            .env("PROXY_PASSWORD", "secret-of-containerd")
+            .stdin(std::process::Stdio::null())
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let address = String::from_utf8(output.stdout).unwrap();
+        let client = TaskClient::new(Client::connect(&address).unwrap());
+        let mut request = api::ConnectRequest::new();
+        request.id = "pod".to_owned();
+        let pid = client.connect(context(), &request).unwrap().shim_pid;
+        Self {
+            pid: pid.cast_signed(),
+            namespace,
+            folder,
+            client,
+        }
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.folder.join("rootfs")
+    }
+
+    /// The spec of a container that runs `args`; tests change it before they use it.
+    pub fn spec(&self, id: &str, args: &[&str]) -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 },
+                "env": ["PATH=/bin"],
+            },
+            "root": { "path": self.rootfs().to_str().unwrap() },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
+            ],
+            "linux": {
+                "cgroupsPath": format!("/{}/{id}", self.namespace),
+                "namespaces": [
+                    { "type": "pid" }, { "type": "mount" }, { "type": "ipc" },
+                    { "type": "uts" }, { "type": "network" },
+                ],
+            },
+        })
+    }
+
+    /// Create; the error is the shim's.
+    pub fn create(&self, id: &str, spec: &Value) -> Result<i32, String> {
+        let bundle = self.bundle(id);
+        fs::create_dir_all(&bundle).unwrap();
+        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        let mut request = api::CreateTaskRequest::new();
+        request.id = id.to_owned();
+        request.bundle = bundle.to_str().unwrap().to_owned();
+        for (name, field) in [
+            ("stdin", &mut request.stdin),
+            ("stdout", &mut request.stdout),
+        ] {
+            let path = bundle.join(name);
+            if path.exists() {
+                *field = path.to_str().unwrap().to_owned();
+            }
+        }
+        self.client
+            .create(context(), &request)
+            .map(|response| response.pid.cast_signed())
+            .map_err(|error| error.to_string())
+    }
+
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
+    }
+
+    pub fn start_task(&self, id: &str) -> Result<(), String> {
+        let mut request = api::StartRequest::new();
+        request.id = id.to_owned();
+        let started = self.client.start(context(), &request);
+        started.map(drop).map_err(|error| error.to_string())
+    }
+
+    pub fn kill(&self, id: &str, signal: Signal) -> Result<(), String> {
+        let mut request = api::KillRequest::new();
+        request.id = id.to_owned();
+        request.signal = signal as u32;
+        let killed = self.client.kill(context(), &request);
+        killed.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Waits for the end and answers the status.
+    pub fn wait(&self, id: &str) -> u32 {
+        let mut request = api::WaitRequest::new();
+        request.id = id.to_owned();
+        self.client.wait(context(), &request).unwrap().exit_status
+    }
+
+    pub fn delete(&self, id: &str) -> Result<u32, String> {
+        let mut request = api::DeleteRequest::new();
+        request.id = id.to_owned();
+        let deleted = self.client.delete(context(), &request);
+        deleted
+            .map(|response| response.exit_status)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Kills, waits for and deletes a task.
+    pub fn remove(&self, id: &str) {
+        let _ = self.kill(id, Signal::SIGKILL);
+        self.wait(id);
+        self.delete(id).unwrap();
+    }
+
+    /// Ends the shim, as containerd does once there are no tasks.
+    pub fn shutdown(&self) {
+        self.client
+            .shutdown(context(), &api::ShutdownRequest::new())
+            .unwrap();
+    }
+
+    /// Processes whose parent is the shim.
+    pub fn children(&self) -> Vec<Process> {
+        let mut processes = Process::all();
+        processes.retain(|process| process.parent == self.pid);
+        processes
+    }
+
+    pub fn is_running(&self) -> bool {
+        Process::read(self.pid).is_some_and(|process| process.state != 'Z')
+    }
+
+    /// What is left of containers: cgroups and state.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut roots: Vec<PathBuf> = fs::read_dir("/sys/fs/cgroup")
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path().join(&self.namespace))
+            .collect();
+        roots.push(Path::new("/run/lighter").join(&self.namespace));
+        roots.push(Path::new("/sys/fs/cgroup").join(&self.namespace));
+        let folders = roots
+            .iter()
+            .filter_map(|root| fs::read_dir(root).ok())
+            .flatten()
+            .flatten();
+        folders
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect()
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        for child in self.children() {
+            let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
+        }
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if entry.path().join("config.json").exists() {
+                let _ = Command::new(shim_binary())
+                    .args([
+                        "-namespace",
+                        &self.namespace,
+                        "-id",
+                        entry.file_name().to_str().unwrap(),
+                        "delete",
+                    ])
+                    .current_dir(entry.path())
+                    .output();
+            }
+        }
+        for root in fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = fs::remove_dir(root.path().join(&self.namespace));
+        }
+        let _ = fs::remove_dir(Path::new("/run/lighter").join(&self.namespace));
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn context() -> containerd_shim_protos::ttrpc::context::Context {
+    containerd_shim_protos::ttrpc::context::with_duration(LIMIT)
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

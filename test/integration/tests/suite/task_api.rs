@@ -1,0 +1,164 @@
+//! Calls of the task API, through `ctr tasks`.
+
+use std::time::Duration;
+
+use lighter_testkit::Image;
+
+use crate::{containerd_with, init};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn sleeping() -> Image {
+    Image::wasm("sleep").entrypoint(["/sleep.wasm", "100"])
+}
+
+#[test]
+fn the_pid_of_a_task_is_that_of_its_init() {
+    let image = sleeping();
+    let containerd = containerd_with(&image);
+    let id = containerd.run(&image).detach();
+    let pid = init(&containerd, &id);
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert_eq!(comm, "sleep.wasm\n");
+    let own = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    assert_ne!(
+        std::fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap(),
+        own
+    );
+    let ps = containerd.ctr(["tasks", "ps", &id]).ok();
+    assert!(ps.contains(&pid.to_string()), "{ps}");
+    containerd.remove(&id);
+}
+
+#[test]
+fn metrics_count_time_memory_and_processes() {
+    let image = Image::wasm("busy");
+    let containerd = containerd_with(&image);
+    let id = containerd.run(&image).detach();
+    std::thread::sleep(Duration::from_millis(500));
+    let metrics = containerd
+        .ctr(["tasks", "metrics", "--format", "json", &id])
+        .ok();
+    containerd.remove(&id);
+    let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
+    let number = |path: &str| {
+        metrics
+            .pointer(path)
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0)
+    };
+    // Nanoseconds on cgroup v1, microseconds on v2: half a second of computing in either.
+    let time = number("/cpu/usage/total").max(number("/cpu/usage_usec") * 1000);
+    assert!((200_000_000..5_000_000_000).contains(&time), "{metrics}");
+    let memory = number("/memory/usage/usage").max(number("/memory/usage"));
+    assert!((50_000..50_000_000).contains(&memory), "{metrics}");
+    assert!((1..10).contains(&number("/pids/current")), "{metrics}");
+}
+
+#[test]
+fn what_is_not_supported_says_so() {
+    let image = sleeping();
+    let containerd = containerd_with(&image);
+    let id = containerd.run(&image).detach();
+    for call in [
+        &["tasks", "exec", "--exec-id", "e", &id, "/sleep.wasm"][..],
+        &["tasks", "pause", &id],
+        &["tasks", "checkpoint", &id],
+    ] {
+        let output = containerd.ctr(call).output();
+        assert_ne!(output.code(), 0, "{call:?}");
+        assert!(
+            output.stderr.contains("not supported"),
+            "{call:?}: {}",
+            output.stderr
+        );
+        assert!(
+            !output.stderr.contains("not found"),
+            "{call:?}: {}",
+            output.stderr
+        );
+    }
+    containerd
+        .run(&image)
+        .flags(["--tty"])
+        .output()
+        .fails_with(&["terminals", "not supported"]);
+    containerd.remove(&id);
+}
+
+#[test]
+fn requests_in_the_wrong_state_have_the_right_class() {
+    let image = sleeping();
+    let containerd = containerd_with(&image);
+    let id = containerd.run(&image).detach();
+    let running = containerd.ctr(["tasks", "delete", &id]).output();
+    assert_ne!(running.code(), 0);
+    containerd
+        .ctr(["tasks", "kill", "--signal", "SIGKILL", &id])
+        .output()
+        .exits(0);
+    containerd.await_status(&id, "STOPPED", LIMIT);
+    let killed = containerd.ctr(["tasks", "kill", &id]).output();
+    assert!(
+        killed.stderr.contains("not found") || killed.stderr.contains("finished"),
+        "{}",
+        killed.stderr
+    );
+    containerd.ctr(["tasks", "delete", &id]).output();
+    containerd
+        .ctr(["containers", "delete", &id])
+        .output()
+        .exits(0);
+}
+
+#[test]
+fn all_processes_can_be_signalled() {
+    let image = Image::busybox();
+    let containerd = containerd_with(&image);
+    let leaks = containerd.leaks();
+    let script = "sleep 100 & sleep 100 & wait";
+    let id = containerd
+        .run(&image)
+        .arguments(["sh", "-c", script])
+        .detach();
+    std::thread::sleep(Duration::from_millis(300));
+    let ps = containerd.ctr(["tasks", "ps", &id]).ok();
+    assert_eq!(ps.lines().count(), 4, "a heading and three processes: {ps}");
+    containerd
+        .ctr(["tasks", "kill", "--all", "--signal", "SIGKILL", &id])
+        .output()
+        .exits(0);
+    containerd.await_status(&id, "STOPPED", LIMIT);
+    containerd.remove(&id);
+    leaks.assert_none_since();
+}
+
+/// A created task that is never started can be deleted, and an id can be used again.
+#[test]
+fn a_created_task_can_be_deleted() {
+    let image = sleeping();
+    let containerd = containerd_with(&image);
+    let leaks = containerd.leaks();
+    for _ in 0..2 {
+        let reference = image.reference();
+        containerd
+            .ctr([
+                "containers",
+                "create",
+                "--runtime",
+                lighter_testkit::WASMTIME,
+                &reference,
+                "same",
+            ])
+            .output()
+            .exits(0);
+        let id = "same";
+        containerd
+            .ctr(["tasks", "start", "--detach", id])
+            .output()
+            .exits(0);
+        assert_eq!(containerd.status(id).as_deref(), Some("RUNNING"));
+        containerd.remove(id);
+    }
+    leaks.assert_none_since();
+}
