@@ -76,6 +76,9 @@ fn run<T: Serialize>(
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         die_with(parent);
         unblock_signals();
+        // The shim kills the group of an operation that failed to answer: hooks and the
+        // compile worker are in it, init has a session of its own.
+        let _ = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0));
         work()
     }));
     let answer = outcome.unwrap_or_else(|panic| {

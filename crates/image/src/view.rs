@@ -66,7 +66,17 @@ impl ContainerView {
                 continue;
             }
             let next = resolved.join(&name);
-            let handle = self.open_at(&next, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+            let handle = match self.open_at(&next, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
+                Ok(handle) => handle,
+                Err(error)
+                    if error.raw_os_error() == Some(Errno::ENOENT as i32)
+                        && self.leads_to_mount(&next) =>
+                {
+                    resolved = next;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match readlinkat(&handle, "") {
                 Ok(target) => {
                     links += 1;
@@ -85,6 +95,12 @@ impl ContainerView {
             }
         }
         Ok(resolved)
+    }
+
+    /// Whether `path` is a folder that the runtime will make because something is mounted below.
+    fn leads_to_mount(&self, path: &Path) -> bool {
+        let mut mounts = self.mounts.iter();
+        mounts.any(|(destination, _)| destination != path && destination.starts_with(path))
     }
 
     /// Opens a path without links in the mount that covers it.
@@ -204,8 +220,11 @@ mod tests {
         assert_eq!(read(&covered, "/app/to-root").unwrap(), "root");
         assert_eq!(read(&covered, "/app/up").unwrap(), "root");
         let file = volume.path().join("a");
-        let single = view(rootfs.path(), &[("/app/a", &file)]);
-        assert_eq!(read(&single, "/app/a").unwrap(), "volume");
+        for place in ["/app/a", "/not/in/the/image"] {
+            let single = view(rootfs.path(), &[(place, &file)]);
+            assert_eq!(read(&single, place).unwrap(), "volume");
+            assert!(read(&single, "/not/in").is_err());
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lighter_core::ContainerId;
 use lighter_task::{Publisher, block_signals, serve};
@@ -30,7 +30,7 @@ pub(crate) fn fork(
             Err(error)
         }
         0 => {
-            let code = match run(listener, namespace, ttrpc_address, debug) {
+            let code = match run(listener, &path, namespace, ttrpc_address, debug) {
                 Ok(()) => 0,
                 Err(error) => {
                     log::error!("the shim ends: {error}");
@@ -46,6 +46,7 @@ pub(crate) fn fork(
 
 fn run(
     listener: UnixListener,
+    path: &Path,
     namespace: ContainerId,
     ttrpc_address: &str,
     debug: bool,
@@ -61,12 +62,8 @@ fn run(
         .build()?
         .block_on(async {
             let publisher = Publisher::start(&ttrpc_address, namespace.as_str());
-            serve(
-                listener,
-                Box::new(ForkingRuntime::new(namespace)?),
-                publisher,
-            )
-            .await
+            let runtime = Box::new(ForkingRuntime::new(namespace)?);
+            serve(listener, runtime, publisher, || socket::remove(path)).await
         })
 }
 

@@ -32,6 +32,11 @@ pub(crate) fn find(spec: &Spec, rootfs: &Path, compiler: &Path) -> Result<Worklo
             )),
             None => Ok(Workload::Native),
         },
+        // The order of execve: who may not run a file is not told what is wrong with it.
+        Format::Unknown if !is_executable(&entrypoint)? => Err(refuse(
+            &entrypoint.path,
+            "permission denied: the file is neither Wasm nor executable",
+        )),
         Format::Unknown => Err(refuse(
             &entrypoint.path,
             "exec format error: the file is neither Wasm nor an ELF program nor a script that starts with #!",
@@ -49,6 +54,15 @@ fn wasm_behind_init(spec: &Spec, rootfs: &Path) -> Option<String> {
 
 fn refuse(path: &Path, why: &str) -> Failure {
     Failure::invalid(format!("exec: {path:?}: {why}"))
+}
+
+/// Whether anybody may execute the file.
+fn is_executable(entrypoint: &Entrypoint) -> Result<bool, Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = entrypoint.file.metadata();
+    metadata
+        .map(|metadata| metadata.permissions().mode() & 0o111 != 0)
+        .map_err(|error| refuse(&entrypoint.path, &error.to_string()))
 }
 
 fn head(entrypoint: &Entrypoint) -> Result<Vec<u8>, Failure> {

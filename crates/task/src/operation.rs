@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use lighter_core::{ErrorClass, Failure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ impl Operation {
         what: &str,
         limit: Duration,
     ) -> Result<T, Failure> {
+        let group = Pid::from_raw(self.pid);
         let failed = |error: std::io::Error| Failure::internal(format!("{what}: {error}"));
         let answer = readable(self.answer).map_err(failed)?;
         let pidfd = readable(self.pidfd).map_err(failed)?;
@@ -44,8 +45,7 @@ impl Operation {
         .await;
         match message {
             Err(_) => {
-                // The reaper has not collected it: its answer would have come before.
-                let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+                kill_group(group);
                 return Err(Failure::new(
                     ErrorClass::DeadlineExceeded,
                     format!("{what} did not end within {} s", limit.as_secs()),
@@ -54,6 +54,7 @@ impl Operation {
             Ok(ready) => ready.map_err(failed)?,
         }
         let bytes = receive(answer.get_ref()).ok_or_else(|| {
+            kill_group(group);
             Failure::internal(format!(
                 "{what}: the operation was killed before it could answer"
             ))
@@ -64,6 +65,11 @@ impl Operation {
             ))
         })?
     }
+}
+
+/// Kills an operation with all that it has started: hooks, the compile worker.
+fn kill_group(leader: Pid) {
+    let _ = killpg(leader, Signal::SIGKILL);
 }
 
 /// The one message. Its buffer has just its size: the shim's memory is every guest's too.

@@ -17,7 +17,7 @@ use crate::events::Event;
 /// How long containerd may take to accept one event.
 const FORWARD_LIMIT: Duration = Duration::from_secs(10);
 /// First and longest pause between attempts while containerd is down.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 enum Item {
     Event(Box<Envelope>),
@@ -141,4 +141,63 @@ fn now() -> Timestamp {
     timestamp.seconds = now.as_secs().cast_signed();
     timestamp.nanos = now.subsec_nanos().cast_signed();
     timestamp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    use containerd_shim_protos::api::Empty;
+    use containerd_shim_protos::shim_async::{Events, create_events};
+    use ttrpc::asynchronous::{Server, TtrpcContext};
+
+    /// What a containerd has got. A real one cannot be made to go at a given event.
+    struct Received(Arc<Mutex<Vec<String>>>);
+
+    #[async_trait::async_trait]
+    impl Events for Received {
+        async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+            self.0.lock().unwrap().push(request.envelope.topic.clone());
+            Ok(Empty::new())
+        }
+    }
+
+    async fn containerd(path: &std::path::Path, received: &Arc<Mutex<Vec<String>>>) -> Server {
+        let _ = std::fs::remove_file(path);
+        let mut server = Server::new()
+            .bind(&format!("unix://{}", path.display()))
+            .unwrap()
+            .register_service(create_events(Arc::new(Received(Arc::clone(received)))));
+        server.start().await.unwrap();
+        server
+    }
+
+    fn event(topic: &'static str) -> Event {
+        Event {
+            topic,
+            message: Default::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn events_wait_for_containerd_and_keep_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("containerd.ttrpc");
+        let received = Arc::default();
+        let publisher = Publisher::start(path.to_str().unwrap(), "default");
+        publisher.publish(event("/1"));
+        publisher.publish(event("/2"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut first = containerd(&path, &received).await;
+        publisher.flush(FORWARD_LIMIT).await;
+        first.shutdown().await.unwrap();
+        publisher.publish(event("/3"));
+        publisher.publish(event("/4"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let _second = containerd(&path, &received).await;
+        publisher.publish(event("/5"));
+        publisher.flush(FORWARD_LIMIT).await;
+        assert_eq!(*received.lock().unwrap(), ["/1", "/2", "/3", "/4", "/5"]);
+    }
 }

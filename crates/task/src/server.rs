@@ -19,14 +19,20 @@ use crate::tasks::Tasks;
 const SERVICE_NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 /// How long events may take to leave when the shim ends.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// How long connections may take to close when the shim ends.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves the task API on `listener` until containerd shuts the shim down.
+///
+/// `withdraw` removes the socket from sight: it is called before anything else ends, so that
+/// no container is sent to a shim that goes.
 ///
 /// Must run in a tokio runtime of one thread, with SIGCHLD blocked.
 pub async fn serve(
     listener: UnixListener,
     runtime: Box<dyn Runtime>,
     publisher: Publisher,
+    withdraw: impl FnOnce(),
 ) -> io::Result<()> {
     let tasks = Arc::new(Mutex::new(Tasks::new(publisher.clone())));
     let shutdown = Arc::new(Notify::new());
@@ -50,8 +56,9 @@ pub async fn serve(
         result = reap => result?,
         () = shutdown.notified() => {}
     }
-    // Closes the connections once the answer to Shutdown is out.
-    server.shutdown().await.map_err(io::Error::other)?;
+    withdraw();
     publisher.flush(FLUSH_LIMIT).await;
+    // Closes the connections, with the answer to Shutdown on its way.
+    let _ = tokio::time::timeout(CLOSE_LIMIT, server.shutdown()).await;
     Ok(())
 }

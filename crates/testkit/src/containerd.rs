@@ -11,30 +11,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::call::Call;
+use crate::configuration::configuration;
 use crate::daemon::Daemon;
 use crate::image::Image;
 use crate::leaks::Leaks;
 use crate::paths::{daemon, shim_folder};
 use crate::run::Run;
 use crate::sandbox::{Sandbox, Scope};
-
-/// Plugins that the tests do not need: without them containerd starts in a fraction of the
-/// time and touches nothing outside of its folder. Unknown names are ignored.
-const DISABLED_PLUGINS: &[&str] = &[
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.cri.v1.images",
-    "io.containerd.cri.v1.runtime",
-    "io.containerd.podsandbox.controller.v1.podsandbox",
-    "io.containerd.nri.v1.nri",
-    "io.containerd.internal.v1.tracing",
-    "io.containerd.tracing.processor.v1.otlp",
-    "io.containerd.snapshotter.v1.aufs",
-    "io.containerd.snapshotter.v1.blockfile",
-    "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.devmapper",
-    "io.containerd.snapshotter.v1.erofs",
-    "io.containerd.snapshotter.v1.zfs",
-];
 
 /// Which containerd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,30 +279,4 @@ fn launch(folder: &Path, place: &Path) -> Daemon {
 pub(crate) fn search_path(first: &[&Path]) -> OsString {
     let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Path::new);
     std::env::join_paths(first.iter().chain(&system)).expect("a folder's name has a colon")
-}
-
-fn configuration(place: &Path, version: Version, level: &str) -> String {
-    let place = place.display();
-    let format = if version == Version::V2 { 3 } else { 2 };
-    format!(
-        r#"version = {format}
-root = "{place}/root"
-state = "{place}/state"
-temp = "{place}/temp"
-oom_score = 0
-disabled_plugins = {DISABLED_PLUGINS:?}
-
-[grpc]
-address = "{place}/containerd.sock"
-
-[ttrpc]
-address = "{place}/containerd.sock.ttrpc"
-
-[debug]
-level = "{level}"
-
-[plugins."io.containerd.internal.v1.opt"]
-path = "{place}/opt"
-"#
-    )
 }

@@ -22,27 +22,37 @@
 //! A test can do nothing with an error but fail, so every function here panics, with a text
 //! that says what to do. Without root they panic too: a test that skips itself tests nothing.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "banned for the shim's sake; a test process may have threads and children"
+)]
+
 mod call;
 mod cgroup;
+mod configuration;
 mod containerd;
 mod daemon;
 mod docker;
 mod guests;
 mod image;
 mod leaks;
+mod output;
 mod paths;
 mod processes;
 mod run;
+mod running;
 mod sandbox;
 
-pub use call::{Call, Output, Running};
+pub use call::Call;
 pub use cgroup::Hierarchy;
 pub use containerd::{Containerd, Version};
 pub use docker::Docker;
 pub use guests::guest;
 pub use image::Image;
 pub use leaks::Leaks;
+pub use output::Output;
 pub use paths::{cache, shim_binary, shim_folder};
 pub use processes::Process;
 pub use run::{RUNC, Run, WASMTIME};
+pub use running::Running;
 pub use sandbox::Scope;

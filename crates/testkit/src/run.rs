@@ -3,8 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-use crate::call::{Call, Output, Running};
+use crate::call::Call;
 use crate::containerd::Containerd;
+use crate::output::Output;
+use crate::running::Running;
 
 /// Runtime type of Lighter's shim.
 pub const WASMTIME: &str = "io.containerd.wasmtime.v1";

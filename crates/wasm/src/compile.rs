@@ -46,6 +46,10 @@ pub enum CompileError {
 }
 
 /// Compiles `wasm` into the empty file `artifact` by the program `compiler`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only operations compile, and they reap their own children"
+)]
 pub(crate) fn compile(
     compiler: &Path,
     wasm: Vec<u8>,

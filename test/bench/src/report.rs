@@ -98,10 +98,10 @@ impl Report {
                 values: [one, other],
             } in condition.rows()
             {
-                let ratio = one / other;
+                let ratio = ratio(one, other);
                 let _ = writeln!(
                     text,
-                    "| {what} | {one:.1} {unit} | {other:.1} {unit} | {ratio:.2} |"
+                    "| {what} | {one:.1} {unit} | {other:.1} {unit} | {ratio} |"
                 );
             }
         }
@@ -152,8 +152,20 @@ impl Report {
     }
 }
 
-/// Kernel, processors and cgroup version of this machine.
+/// The first by the second; none where the noise of a busy host has made one of them negative.
+fn ratio(one: f64, other: f64) -> String {
+    if one > 0.0 && other > 0.0 {
+        format!("{:.2}", one / other)
+    } else {
+        "-".to_owned()
+    }
+}
+
+/// Kernel, processors, cgroup version and load of this machine: figures of a host that does
+/// other work say little about memory.
 fn machine() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').nth(2).unwrap_or("unknown");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let hierarchies = lighter_testkit::Hierarchy::all();
@@ -163,7 +175,7 @@ fn machine() -> String {
         1
     };
     format!(
-        "Linux {}, {processors} processors, cgroup v{cgroups}",
+        "Linux {}, {processors} processors, cgroup v{cgroups}, load {load} over 15 minutes",
         release.trim()
     )
 }

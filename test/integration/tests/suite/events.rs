@@ -66,19 +66,26 @@ fn await_deleted(events: &lighter_testkit::Running, id: &str) {
     }
 }
 
-/// An exit while containerd is down is told to the next containerd.
+/// The events of a task that outlives containerd reach the next one.
 #[test]
-fn an_exit_survives_a_restart_of_containerd() {
+fn events_reach_a_containerd_that_was_restarted() {
     let mut containerd = Containerd::start(Version::V2);
-    let image = Image::wasm("sleep").entrypoint(["/sleep.wasm", "3"]);
+    let image = Image::wasm("sleep").entrypoint(["/sleep.wasm", "100"]);
     containerd.import(&image);
     let leaks = containerd.leaks();
     let id = containerd.run(&image).detach();
-    containerd.stop(Signal::SIGKILL);
-    std::thread::sleep(Duration::from_secs(4));
-    containerd.resume();
+    containerd.restart(Signal::SIGKILL);
+    let events = containerd.ctr(["events"]).limit(LIMIT * 3).spawn();
+    std::thread::sleep(Duration::from_millis(300));
+    containerd
+        .ctr(["tasks", "kill", "--signal", "SIGKILL", &id])
+        .output()
+        .exits(0);
     containerd.await_status(&id, "STOPPED", LIMIT);
-    containerd.ctr(["tasks", "delete", &id]).output().exits(0);
+    containerd.ctr(["tasks", "delete", &id]).output();
+    await_deleted(&events, &id);
+    assert_eq!(topics(&events.stdout(), &id), ["exit", "delete"]);
+    events.signal(Signal::SIGINT);
     containerd
         .ctr(["containers", "delete", &id])
         .output()

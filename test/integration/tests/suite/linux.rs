@@ -37,7 +37,7 @@ fn what_runc_does_is_what_lighter_does() {
         (no_flags, &["/script", "argument"]),
         (no_flags, &["/signals"]),
         (no_flags, &["/ids"]),
-        (no_flags, &["/fds"]),
+        (no_flags, &["sh", "-c", "/fds | cut -d' ' -f1"]),
         (&["--user", "1000:2000"], &["/ids"]),
         (&["--user", "nobody"], &["/ids"]),
         (

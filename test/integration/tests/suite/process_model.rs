@@ -28,7 +28,7 @@ fn descriptors(pid: i32) -> Vec<PathBuf> {
 fn an_init_has_no_descriptor_of_shim_or_neighbour() {
     let shim = Shim::start();
     for (id, args) in [
-        ("a", ["/bin/sh", "sh"]),
+        ("a", ["/bin/sh", "-i"]),
         ("b", ["/sleep.wasm", "100"]),
         ("c", ["/sleep.wasm", "100"]),
     ] {
@@ -111,7 +111,7 @@ fn no_zombie_stays() {
         // Leaves orphans behind when it ends.
         let script = "sleep 0.01 & (sleep 0.02 & sleep 100 &) & exit 0";
         let args = if round % 2 == 0 {
-            vec!["/bin/sh", "sh", "-c", script]
+            vec!["/bin/sh", "-c", script]
         } else {
             vec!["/hello.wasm"]
         };
@@ -134,7 +134,7 @@ fn a_killed_create_leaves_nothing() {
     let hook = shim.rootfs().join("hook");
     fs::write(&hook, "#!/bin/sh\nsleep 100\n").unwrap();
     fs::set_permissions(&hook, PermissionsExt::from_mode(0o755)).unwrap();
-    for args in [["/bin/sh", "sh"], ["/sleep.wasm", "100"]] {
+    for args in [["/bin/sh", "-i"], ["/sleep.wasm", "100"]] {
         let mut spec = shim.spec("killed", &args);
         spec["hooks"] = json!({ "createRuntime": [{ "path": hook.to_str().unwrap() }] });
         let result = std::thread::scope(|scope| {
@@ -252,7 +252,7 @@ fn the_images_nss_modules_are_not_loaded() {
     let mark = rootfs.join("nss-was-loaded");
 
     // HOME is not set, which makes libcontainer look the user up.
-    for args in [["/hello.wasm", ""], ["/bin/sh", "true"]] {
+    for args in [["/hello.wasm", ""], ["/bin/sh", "-i"]] {
         let mut spec = shim.spec("nss", &args);
         spec["process"]["user"] = json!({ "uid": 4321, "gid": 4321 });
         shim.create("nss", &spec).unwrap();
@@ -341,7 +341,7 @@ fn an_output_that_nobody_reads_blocks_only_its_writer() {
     )
     .unwrap();
     let script = "while :; do echo 0123456789012345678901234567890123456789; done";
-    shim.create("full", &shim.spec("full", &["/bin/sh", "sh", "-c", script]))
+    shim.create("full", &shim.spec("full", &["/bin/sh", "-c", script]))
         .unwrap();
     shim.start_task("full").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));

@@ -107,9 +107,26 @@ impl Shim {
 
     /// Create; the error is the shim's.
     pub fn create(&self, id: &str, spec: &Value) -> Result<i32, String> {
+        self.create_from(id, &spec.to_string())
+    }
+
+    /// Create of a bundle whose `config.json` is this text.
+    pub fn create_from(&self, id: &str, config: &str) -> Result<i32, String> {
+        let request = self.request(id, config);
+        self.send(&request)
+    }
+
+    /// Create with a terminal.
+    pub fn create_with_terminal(&self, id: &str, spec: &Value) -> Result<i32, String> {
+        let mut request = self.request(id, &spec.to_string());
+        request.terminal = true;
+        self.send(&request)
+    }
+
+    fn request(&self, id: &str, config: &str) -> api::CreateTaskRequest {
         let bundle = self.bundle(id);
         fs::create_dir_all(&bundle).unwrap();
-        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        fs::write(bundle.join("config.json"), config).unwrap();
         let mut request = api::CreateTaskRequest::new();
         request.id = id.to_owned();
         request.bundle = bundle.to_str().unwrap().to_owned();
@@ -122,8 +139,12 @@ impl Shim {
                 *field = path.to_str().unwrap().to_owned();
             }
         }
+        request
+    }
+
+    fn send(&self, request: &api::CreateTaskRequest) -> Result<i32, String> {
         self.client
-            .create(context(), &request)
+            .create(context(), request)
             .map(|response| response.pid.cast_signed())
             .map_err(|error| error.to_string())
     }
@@ -212,6 +233,8 @@ impl Shim {
 impl Drop for Shim {
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        let address = fs::read_to_string(self.folder.join("address")).unwrap_or_default();
+        let _ = fs::remove_file(address.trim_start_matches("unix://"));
         for child in self.children() {
             let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
         }

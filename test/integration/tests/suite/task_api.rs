@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lighter_testkit::Image;
 
+use crate::shim::Shim;
 use crate::{containerd_with, init};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -78,12 +79,19 @@ fn what_is_not_supported_says_so() {
             output.stderr
         );
     }
-    containerd
-        .run(&image)
-        .flags(["--tty"])
-        .output()
-        .fails_with(&["terminals", "not supported"]);
     containerd.remove(&id);
+}
+
+#[test]
+fn a_terminal_is_refused_by_name() {
+    let shim = Shim::start();
+    let spec = shim.spec("tty", &["/hello.wasm"]);
+    let error = shim.create_with_terminal("tty", &spec).unwrap_err();
+    assert!(
+        error.contains("terminals") && error.contains("not supported"),
+        "{error}"
+    );
+    assert!(error.contains("UNIMPLEMENTED"), "{error}");
 }
 
 #[test]
