@@ -112,6 +112,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test has threads")]
     fn stdin_is_opened_without_waiting_and_then_blocks() {
         let (_folder, path) = fifo();
         let mut reader = open_input(&path).unwrap();
