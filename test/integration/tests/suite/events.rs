@@ -51,7 +51,9 @@ fn the_four_events_come_in_order() {
             "{id}"
         );
     }
-    events.signal(Signal::SIGINT);
+    // SIGINT may be ignored, as in a background job.
+    events.signal(Signal::SIGKILL);
+    events.wait(LIMIT);
 }
 
 fn await_deleted(events: &lighter_testkit::Running, id: &str) {
@@ -85,7 +87,9 @@ fn events_reach_a_containerd_that_was_restarted() {
     containerd.ctr(["tasks", "delete", &id]).output();
     await_deleted(&events, &id);
     assert_eq!(topics(&events.stdout(), &id), ["exit", "delete"]);
-    events.signal(Signal::SIGINT);
+    // SIGINT may be ignored, as in a background job.
+    events.signal(Signal::SIGKILL);
+    events.wait(LIMIT);
     containerd
         .ctr(["containers", "delete", &id])
         .output()
