@@ -1,17 +1,17 @@
 //! Create: from a bundle to an init that waits for Start.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use lighter_core::{Created, ErrorClass, Failure, Mount, Stdio};
-use oci_spec::runtime::Spec;
+use lighter_core::{Created, ErrorClass, Executed, Failure, Mount, Stdio};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, Workload};
 use crate::manage::ContainerLocation;
-use crate::{cwd, guest_view, manage, rootfs, stdio};
+use crate::{cgroup_files, console, cwd, guest_view, manage, memory_watch, rootfs, stdio};
 
 /// What Create is asked for.
 #[derive(Clone, Debug)]
@@ -25,11 +25,13 @@ pub struct CreateRequest {
 }
 
 /// Creates the container. `workload` finds out what its entrypoint is, from the spec and the
-/// path of the mounted rootfs.
+/// path of the mounted rootfs. What the shim needs of it is put into `handed`, and named in the
+/// answer.
 ///
 /// Runs in a fork of the shim, see [`crate::Operation`]. On an error nothing is left behind.
 pub fn create(
     request: &CreateRequest,
+    handed: &mut Vec<OwnedFd>,
     workload: impl FnOnce(&Spec, &Path) -> Result<Workload, Failure>,
 ) -> Result<Created, Failure> {
     let location = &request.location;
@@ -42,7 +44,7 @@ pub fn create(
             ),
         ));
     }
-    build(request, workload).map_err(|failure| {
+    build(request, handed, workload).map_err(|failure| {
         let message = match manage::remove(location) {
             Ok(()) => failure.message,
             Err(left) => format!("{}; and cleaning up failed: {left}", failure.message),
@@ -56,20 +58,12 @@ pub fn create(
 
 fn build(
     request: &CreateRequest,
+    handed: &mut Vec<OwnedFd>,
     workload: impl FnOnce(&Spec, &Path) -> Result<Workload, Failure>,
 ) -> Result<Created, Failure> {
     let location = &request.location;
     let spec = load_spec(&location.bundle)?;
-    let cgroups_path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().clone());
-    if cgroups_path.is_some_and(|path| is_systemd_path(&path)) {
-        return Err(Failure::new(
-            ErrorClass::Unimplemented,
-            "the systemd cgroup driver is not supported yet; configure the cgroupfs driver (SystemdCgroup = false)",
-        ));
-    }
+    cgroup_files::check_driver(&spec)?;
     rootfs::mount(&request.rootfs, &location.rootfs())?;
     let rootfs = rootfs_of(&spec, &location.bundle)?;
     cwd::create_missing(&spec, &rootfs);
@@ -82,11 +76,22 @@ fn build(
     } else {
         location.bundle.clone()
     };
-    let created = run_libcontainer(request, &spec, &bundle, workload, descriptors)?;
+    let mut executed = run_libcontainer(request, &spec, &bundle, workload, descriptors, handed)?;
     if is_guest {
-        guest_view::seal(created.pid)?;
+        guest_view::seal(executed.pid)?;
     }
-    Ok(created)
+    // A host without a memory controller has nothing to watch.
+    if let Ok(watch) = memory_watch::watch(location) {
+        for (what, descriptor) in watch {
+            executed.descriptors.push(what);
+            handed.push(descriptor);
+        }
+    }
+    Ok(Created {
+        pid: executed.pid,
+        owns_pid_namespace: guest_view::has_own(&spec, LinuxNamespaceType::Pid),
+        stdio: executed,
+    })
 }
 
 fn run_libcontainer(
@@ -95,23 +100,48 @@ fn run_libcontainer(
     bundle: &Path,
     workload: Workload,
     descriptors: Vec<RawFd>,
-) -> Result<Created, Failure> {
+    handed: &mut Vec<OwnedFd>,
+) -> Result<Executed, Failure> {
     let location = &request.location;
-    let stdio = stdio::open(&request.stdio, host_owner(spec))?;
+    let terminal = request.stdio.terminal;
+    let is_guest = matches!(workload, Workload::Guest { .. });
+    let owner = stdio::host_owner(spec, spec.process().as_ref());
+    let opened = stdio::open(&request.stdio, owner, location)?;
     let diagnosis = Diagnosis::start()
         .map_err(|error| Failure::internal(format!("cannot make a memory file: {error}")))?;
-    let executor = ContainerExecutor::new(workload, descriptors, diagnosis.clone());
+    let executor = ContainerExecutor::new(workload, descriptors, terminal, diagnosis.clone());
+    let failed =
+        |error: std::io::Error| Failure::internal(format!("cannot make the terminal: {error}"));
 
     let mut builder = ContainerBuilder::new(location.id.to_string(), SyscallType::default())
         .with_executor(executor);
-    if let Some(fd) = stdio.stdin {
-        builder = builder.with_stdin(fd);
-    }
-    if let Some(fd) = stdio.stdout {
-        builder = builder.with_stdout(fd);
-    }
-    if let Some(fd) = stdio.stderr {
-        builder = builder.with_stderr(fd);
+    let mut executed = Executed {
+        logger: opened.logger,
+        ..Executed::default()
+    };
+    let mut console = None;
+    if terminal && is_guest {
+        let terminal = console::open(spec.process().as_ref()).map_err(failed)?;
+        let slave = || terminal.slave.try_clone().map_err(failed);
+        builder = builder
+            .with_stdin(slave()?)
+            .with_stdout(slave()?)
+            .with_stderr(slave()?);
+        opened.hand_over(terminal.master, &mut executed, handed);
+    } else if terminal {
+        let socket = console::ConsoleSocket::bind(&location.bundle).map_err(failed)?;
+        builder = builder.with_console_socket(Some(socket.path()));
+        console = Some((socket, opened));
+    } else {
+        if let Some(fd) = opened.stdin {
+            builder = builder.with_stdin(fd);
+        }
+        if let Some(fd) = opened.stdout {
+            builder = builder.with_stdout(fd);
+        }
+        if let Some(fd) = opened.stderr {
+            builder = builder.with_stderr(fd);
+        }
     }
     let container = builder
         .with_root_path(location.state_folder())
@@ -127,10 +157,16 @@ fn run_libcontainer(
     let pid = container
         .pid()
         .ok_or_else(|| Failure::internal("libcontainer has created no process"))?;
-    Ok(Created { pid: pid.as_raw() })
+    executed.pid = pid.as_raw();
+    if let Some((socket, opened)) = console {
+        let master = socket.receive().map_err(failed)?;
+        console::adopt(&master, spec.process().as_ref(), owner).map_err(failed)?;
+        opened.hand_over(master, &mut executed, handed);
+    }
+    Ok(executed)
 }
 
-fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
+pub(crate) fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
     let path = bundle.join("config.json");
     Spec::load(&path).map_err(|error| {
         let failure = Failure::from_error(ErrorClass::InvalidArgument, &error);
@@ -149,13 +185,8 @@ fn rootfs_of(spec: &Spec, bundle: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::invalid(format!("rootfs {}: {error}", path.display())))
 }
 
-/// A cgroups path of the form `slice:prefix:name` asks for the systemd driver.
-fn is_systemd_path(path: &Path) -> bool {
-    path.to_string_lossy().split(':').count() == 3
-}
-
 /// Descriptors that are open now: stdio, the answer, and what a guest's code is mapped from.
-fn open_descriptors() -> Result<Vec<RawFd>, Failure> {
+pub(crate) fn open_descriptors() -> Result<Vec<RawFd>, Failure> {
     let names = std::fs::read_dir("/proc/self/fd")
         .map_err(|error| Failure::internal(format!("cannot list /proc/self/fd: {error}")))?;
     Ok(names
@@ -179,25 +210,4 @@ fn write_guest_bundle(location: &ContainerLocation, spec: Spec) -> Result<PathBu
     spec.save(folder.join("config.json"))
         .map_err(|error| failed(&error))?;
     Ok(folder)
-}
-
-/// The container's user as the host sees it, for the ownership of stdio.
-fn host_owner(spec: &Spec) -> (u32, u32) {
-    let user = spec.process().as_ref().map(|process| process.user());
-    let (uid, gid) = user.map_or((0, 0), |user| (user.uid(), user.gid()));
-    let linux = spec.linux().as_ref();
-    let map = |id: u32, mappings: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| {
-        mappings
-            .into_iter()
-            .flatten()
-            .find_map(|range| {
-                let offset = id.checked_sub(range.container_id())?;
-                (offset < range.size()).then(|| range.host_id().saturating_add(offset))
-            })
-            .unwrap_or(id)
-    };
-    (
-        map(uid, linux.and_then(|linux| linux.uid_mappings().as_ref())),
-        map(gid, linux.and_then(|linux| linux.gid_mappings().as_ref())),
-    )
 }

@@ -1,4 +1,4 @@
-//! What init runs once libcontainer has set it up: the image's program, or a guest.
+//! What a process of a container runs once it has been set up: the image's program, or a guest.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
@@ -14,10 +14,11 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use lighter_core::{ExitReason, Failure};
+use nix::errno::Errno;
 
 use crate::diagnosis::Diagnosis;
 use crate::entrypoint;
-use crate::{init, title};
+use crate::{console, init, title};
 
 /// A program that runs inside init, without an execve.
 pub trait Guest {
@@ -59,16 +60,24 @@ pub(crate) struct ContainerExecutor {
     workload: Rc<RefCell<Option<Workload>>>,
     /// Descriptors that were open once the guest had been prepared: its mapped code.
     descriptors: Rc<Vec<RawFd>>,
+    /// Whether stdio is a terminal that the guest's process has to take control of.
+    terminal: bool,
     home: Rc<RefCell<Option<String>>>,
     program: Rc<RefCell<PathBuf>>,
     diagnosis: Diagnosis,
 }
 
 impl ContainerExecutor {
-    pub(crate) fn new(workload: Workload, descriptors: Vec<RawFd>, diagnosis: Diagnosis) -> Self {
+    pub(crate) fn new(
+        workload: Workload,
+        descriptors: Vec<RawFd>,
+        terminal: bool,
+        diagnosis: Diagnosis,
+    ) -> Self {
         Self {
             workload: Rc::new(RefCell::new(Some(workload))),
             descriptors: Rc::new(descriptors),
+            terminal,
             home: Rc::default(),
             program: Rc::default(),
             diagnosis,
@@ -103,7 +112,8 @@ impl ContainerExecutor {
         }
     }
 
-    fn check(&self, spec: &Spec) -> Result<(), Failure> {
+    /// Checks the program as the container's user sees it.
+    pub(crate) fn check(&self, spec: &Spec) -> Result<(), Failure> {
         let process = self.process(spec);
         match &*self.workload.borrow() {
             Some(Workload::Guest { path, identity, .. }) => {
@@ -119,6 +129,35 @@ impl ContainerExecutor {
             }
         }
     }
+
+    /// Sets the `HOME` of a process whose environment has none.
+    pub(crate) fn set_home(&self, home: String) {
+        *self.home.borrow_mut() = Some(home);
+    }
+
+    /// Becomes the program, or runs the guest and ends the process. Returns only if the
+    /// program could not be executed.
+    pub(crate) fn run(&self, spec: &Spec) -> NotExecuted {
+        let process = self.process(spec);
+        match self.workload.take() {
+            Some(Workload::Guest { guest, path, .. }) => {
+                if self.terminal
+                    && let Err(error) = console::take_control()
+                {
+                    complain(&format!("the terminal is not the guest's own: {error}"));
+                }
+                run_guest(guest, process, &path.to_string_lossy(), &self.descriptors)
+            }
+            _ => run_native(&self.program.borrow(), &process),
+        }
+    }
+}
+
+/// Why a program could not be executed.
+pub(crate) struct NotExecuted {
+    pub(crate) message: String,
+    /// The shell's: 127 if there is no such file, else 126.
+    pub(crate) status: i32,
 }
 
 impl Executor for ContainerExecutor {
@@ -132,18 +171,18 @@ impl Executor for ContainerExecutor {
 
     /// libcontainer's map has lost the order of the environment, so only what it adds is kept.
     fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        *self.home.borrow_mut() = envs.get("HOME").cloned();
+        if let Some(home) = envs.get("HOME") {
+            self.set_home(home.clone());
+        }
         Ok(())
     }
 
+    /// Start has been answered by now, so a failure can only be told on the container's stderr
+    /// and by the exit status.
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let process = self.process(spec);
-        match self.workload.take() {
-            Some(Workload::Guest { guest, path, .. }) => {
-                run_guest(guest, process, &path.to_string_lossy(), &self.descriptors)
-            }
-            _ => run_native(&self.program.borrow(), &process),
-        }
+        let failed = self.run(spec);
+        complain(&failed.message);
+        init::exit_now(failed.status)
     }
 }
 
@@ -158,12 +197,19 @@ fn run_guest(guest: Box<dyn Guest>, process: GuestProcess, name: &str, descripto
             ExitReason::HostFailure
         }
     };
-    exit(reason.status().into())
+    init::exit_now(reason.status().into())
 }
 
-/// Replaces init by the program. Start has been answered by now, so a failure can only be
-/// told on the container's stderr and by the shell's exit codes 126 and 127.
-fn run_native(program: &std::path::Path, process: &GuestProcess) -> ! {
+/// Replaces this process by the program.
+fn run_native(program: &Path, process: &GuestProcess) -> NotExecuted {
+    let failed = |errno: Errno| NotExecuted {
+        message: format!(
+            "exec {}: {}",
+            program.display(),
+            errno.desc().to_lowercase()
+        ),
+        status: if errno == Errno::ENOENT { 127 } else { 126 },
+    };
     let strings = |list: Vec<String>| -> Result<Vec<CString>, std::ffi::NulError> {
         list.into_iter().map(CString::new).collect()
     };
@@ -171,30 +217,19 @@ fn run_native(program: &std::path::Path, process: &GuestProcess) -> ! {
         .env
         .iter()
         .map(|(name, value)| format!("{name}={value}"));
-    let result = (|| -> Result<(), Box<dyn std::error::Error>> {
-        let path = CString::new(program.as_os_str().as_encoded_bytes())?;
-        let args = strings(process.args.clone())?;
-        let environment = strings(environment.collect())?;
-        init::reset_signals();
-        nix::unistd::execve(&path, &args, &environment)?;
-        Ok(())
-    })();
-    let error = result
-        .err()
-        .map(|error| error.to_string())
-        .unwrap_or_default();
-    complain(&format!("exec {}: {error}", program.display()));
-    exit(if error.starts_with("ENOENT") {
-        127
-    } else {
-        126
-    })
+    let path = CString::new(program.as_os_str().as_encoded_bytes());
+    let (Ok(path), Ok(args), Ok(environment)) = (
+        path,
+        strings(process.args.clone()),
+        strings(environment.collect()),
+    ) else {
+        return failed(Errno::EINVAL);
+    };
+    init::reset_signals();
+    let Err(errno) = nix::unistd::execve(&path, &args, &environment);
+    failed(errno)
 }
 
 fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "lighter: {message}");
-}
-
-fn exit(status: i32) -> ! {
-    init::exit_now(status)
 }

@@ -2,13 +2,16 @@
 // fork, close_range and _exit have no safe form: this file holds them all.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lighter_core::Failure;
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+};
 use serde::Serialize;
 
 /// The longest text of a failure, in bytes: an answer has to fit one message of a socket.
@@ -16,8 +19,8 @@ const MAX_MESSAGE: usize = 32 * 1024;
 
 /// An operation under way in a child of this process.
 ///
-/// The answer is one message of JSON, `Result<T, Failure>`. The child may die without one,
-/// so wait for [`Operation::pidfd`] as well. Init inherits the sending end: read one message,
+/// The answer is one message of JSON, `Result<T, Failure>`, with the descriptors that the
+/// operation hands over. The child may die without one, so wait for [`Operation::pidfd`] as well. Init inherits the sending end: read one message,
 /// never wait for the end of file.
 #[derive(Debug)]
 pub struct Operation {
@@ -30,7 +33,8 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// Runs `work` in a fork of this process.
+    /// Runs `work` in a fork of this process. What `work` puts into the list that it is given
+    /// goes with the answer.
     ///
     /// Before `work` runs, the fork closes every descriptor but 0 to 2 and its own, so that
     /// no init can hold another container's FIFOs or the shim's sockets, and is set to die
@@ -38,7 +42,9 @@ impl Operation {
     /// answer.
     ///
     /// The caller must have one thread. It fails as fork and socketpair do.
-    pub fn fork<T: Serialize>(work: impl FnOnce() -> Result<T, Failure>) -> io::Result<Self> {
+    pub fn fork<T: Serialize>(
+        work: impl FnOnce(&mut Vec<OwnedFd>) -> Result<T, Failure>,
+    ) -> io::Result<Self> {
         let (answer, sender) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -69,17 +75,18 @@ impl Operation {
 fn run<T: Serialize>(
     parent: nix::unistd::Pid,
     sender: RawFd,
-    work: impl FnOnce() -> Result<T, Failure>,
+    work: impl FnOnce(&mut Vec<OwnedFd>) -> Result<T, Failure>,
 ) -> ! {
     // The first act, before anything can open or inherit more.
     close_all_but(&[0, 1, 2, sender]);
+    let mut descriptors = Vec::new();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         die_with(parent);
         unblock_signals();
         // The shim kills the group of an operation that failed to answer: hooks and the
         // compile worker are in it, init has a session of its own.
         let _ = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0));
-        work()
+        work(&mut descriptors)
     }));
     let answer = outcome.unwrap_or_else(|panic| {
         let text = panic
@@ -92,11 +99,76 @@ fn run<T: Serialize>(
         )))
     });
     let answer = answer.map_err(shorten);
-    let sent = serde_json::to_vec(&answer)
-        .ok()
-        .and_then(|message| send(sender, &message, MsgFlags::MSG_NOSIGNAL).ok());
+    if answer.is_err() {
+        descriptors.clear();
+    }
+    let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let rights = &rights[..usize::from(!descriptors.is_empty())];
+    let sent = serde_json::to_vec(&answer).ok().and_then(|message| {
+        let message = [IoSlice::new(&message)];
+        sendmsg::<()>(sender, &message, rights, MsgFlags::MSG_NOSIGNAL, None).ok()
+    });
     // SAFETY: _exit ends the process at once; nothing of the parent's is dropped.
     unsafe { libc::_exit(if sent.is_some() { 0 } else { 1 }) }
+}
+
+/// Forks a sibling: a child of this process's parent, which is the shim. It does not inherit
+/// the signal that follows the parent's death.
+///
+/// In the child `work` runs, and the process ends with the status that it returns.
+///
+/// Only for a forked operation, which has one thread.
+pub(crate) fn fork_sibling(work: impl FnOnce() -> i32) -> io::Result<i32> {
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with no stack given, clone works as fork does: the child
+    // owns a copy of everything, of one thread as the caller has, and leaves by _exit.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let status = catch_unwind(AssertUnwindSafe(work)).unwrap_or(1);
+            // SAFETY: as in `run`.
+            unsafe { libc::_exit(status) }
+        }
+        pid => Ok(pid as i32),
+    }
+}
+
+/// Gives `descriptors` the numbers from 3 on, for a program that is about to be executed, and
+/// `kept` a number above them, which the program does not get.
+///
+/// Only for a process that ends by exec or `_exit`.
+pub(crate) fn place_descriptors(descriptors: &[RawFd], kept: RawFd) -> io::Result<std::fs::File> {
+    let first_free = 3 + descriptors.len() as RawFd;
+    // Out of the way first: one may have a number that another is about to get.
+    let aside = |fd: RawFd| {
+        // SAFETY: the arguments are integers.
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, first_free) };
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(copy)
+    };
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    let kept = unsafe { OwnedFd::from_raw_fd(aside(kept)?) };
+    let copies: Vec<RawFd> = descriptors
+        .iter()
+        .copied()
+        .map(aside)
+        .collect::<Result<_, _>>()?;
+    for (number, copy) in (3..).zip(copies) {
+        // SAFETY: what had this number belongs to a frame of the caller that never runs again.
+        if unsafe { libc::dup2(copy, number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(kept.into())
+}
+
+/// Sends the signal with this number: nix has no name for those above 31.
+pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: kill takes integers; a wrong one is an error.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
 /// Closes every descriptor except `keep`, which must be sorted.
@@ -139,7 +211,7 @@ fn shorten(mut failure: Failure) -> Failure {
     failure
 }
 
-fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: the arguments are integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 {
@@ -213,7 +285,7 @@ mod tests {
     #[test]
     fn a_fork_has_no_descriptor_of_its_parent() {
         let secret = File::open("/etc/passwd").unwrap();
-        let operation = Operation::fork(|| Ok(open_descriptors())).unwrap();
+        let operation = Operation::fork(|_| Ok(open_descriptors())).unwrap();
         let seen = answer(&operation).unwrap().unwrap();
         reap(&operation);
         assert!(!seen.contains(&secret.as_raw_fd()), "{seen:?}");
@@ -223,7 +295,7 @@ mod tests {
     #[test]
     fn a_panic_is_an_answer() {
         let operation =
-            Operation::fork(|| -> Result<Vec<i32>, Failure> { panic!("boom") }).unwrap();
+            Operation::fork(|_| -> Result<Vec<i32>, Failure> { panic!("boom") }).unwrap();
         let failure = answer(&operation).unwrap().unwrap_err();
         reap(&operation);
         assert!(failure.message.contains("boom"), "{failure}");
@@ -231,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_long_failure_still_arrives() {
-        let operation = Operation::fork(|| -> Result<Vec<i32>, Failure> {
+        let operation = Operation::fork(|_| -> Result<Vec<i32>, Failure> {
             Err(Failure::internal("ä".repeat(1 << 20)))
         })
         .unwrap();
@@ -245,7 +317,7 @@ mod tests {
         let mut blocked = SigSet::empty();
         blocked.add(Signal::SIGUSR1);
         blocked.thread_block().unwrap();
-        let operation = Operation::fork(|| {
+        let operation = Operation::fork(|_| {
             let mask = SigSet::thread_get_mask().map_err(|e| Failure::internal(e.to_string()))?;
             Ok(mask.iter().map(|signal| signal as i32).collect::<Vec<_>>())
         })

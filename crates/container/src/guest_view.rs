@@ -53,7 +53,7 @@ const KERNEL_FOLDERS: &[&str] = &["/proc", "/sys", "/dev"];
 /// Fails if the container shares its mount namespace: what is done to it would be done to
 /// whoever it shares it with.
 pub(crate) fn restrict(mut spec: Spec, rootfs: &Path) -> Result<Spec, Failure> {
-    if !has_own_mount_namespace(&spec) {
+    if !has_own(&spec, LinuxNamespaceType::Mount) {
         return Err(Failure::invalid(
             "a Wasm container needs a mount namespace of its own: add {\"type\": \"mount\"} to linux.namespaces",
         ));
@@ -61,6 +61,11 @@ pub(crate) fn restrict(mut spec: Spec, rootfs: &Path) -> Result<Spec, Failure> {
     if let Some(mut root) = spec.root().clone() {
         root.set_path(rootfs.to_owned());
         spec.set_root(Some(root));
+    }
+    if let Some(mut process) = spec.process().clone() {
+        // The guest's terminal is not one of the container's: it has no devpts.
+        process.set_terminal(None);
+        spec.set_process(Some(process));
     }
     let mounts = spec.mounts().clone().map(|mounts| {
         let kept = mounts.into_iter().filter(|mount| {
@@ -94,13 +99,14 @@ fn outside_of_kernel_folders(paths: Vec<String>) -> Vec<String> {
     paths.into_iter().filter(|path| !inside(path)).collect()
 }
 
-fn has_own_mount_namespace(spec: &Spec) -> bool {
+/// Whether the container gets a new namespace of this kind, not one that exists already.
+pub(crate) fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     spec.linux()
         .as_ref()
         .and_then(|linux| linux.namespaces().as_ref())
         .into_iter()
         .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Mount && namespace.path().is_none())
+        .any(|namespace| namespace.typ() == kind && namespace.path().is_none())
 }
 
 /// Closes what is left of the kernel in the container of `pid`, a created init that waits.

@@ -3,7 +3,7 @@
 // Signal dispositions and _exit are raw system interfaces.
 #![allow(unsafe_code)]
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use caps::CapSet;
 use lighter_core::Failure;
@@ -39,6 +39,28 @@ pub(crate) fn become_program(name: &str, descriptors: &[RawFd]) -> Result<(), Fa
     let base = name.rsplit('/').next().unwrap_or(name);
     if let Ok(base) = std::ffi::CString::new(base) {
         let _ = nix::sys::prctl::set_name(&base);
+    }
+    Ok(())
+}
+
+/// Has exec close every descriptor but stdio.
+pub(crate) fn close_descriptors_on_exec() {
+    // SAFETY: the arguments are integers, and the flag closes nothing now.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+}
+
+/// Makes `file` descriptor 0, 1 or 2 of this process.
+pub(crate) fn place(file: &OwnedFd, number: RawFd) -> std::io::Result<()> {
+    // SAFETY: stdio of a process that is about to become another program is nobody's.
+    if unsafe { libc::dup2(file.as_raw_fd(), number) } < 0 {
+        return Err(std::io::Error::last_os_error());
     }
     Ok(())
 }

@@ -5,23 +5,31 @@
 //! runs the work in a child that lives as long as the operation and answers by one message.
 //! The container's init becomes a child of the shim, not of the operation.
 
+mod cgroup_files;
+mod console;
 mod create;
 mod cwd;
 mod diagnosis;
 mod entrypoint;
+mod exec;
 mod executor;
 mod fork;
 mod guest_view;
 mod init;
+mod logger;
 mod manage;
+mod memory_watch;
 mod rootfs;
 mod statistics;
 mod stdio;
 mod title;
+mod update;
 
 pub use create::{CreateRequest, create};
+pub use exec::{ExecRequest, exec};
 pub use executor::{Guest, GuestProcess, Workload};
 pub use fork::{Operation, pin_name_service};
-pub use manage::{ContainerLocation, pids, remove, signal_all, start};
+pub use manage::{ContainerLocation, pause, pids, remove, resume, signal_all, start};
 pub use statistics::statistics;
 pub use title::find_process_title;
+pub use update::update;

@@ -1,12 +1,12 @@
-//! Operations on a container that exists: start, signals, processes, removal.
+//! Operations on a container that exists: start, signals, pause, processes, removal.
 
 use std::path::{Path, PathBuf};
 
-use libcgroups::common::{AnyCgroupManager, CgroupConfig, CgroupManager};
+use libcgroups::common::{AnyCgroupManager, CgroupConfig, CgroupManager, FreezerState};
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus};
-use libcontainer::signal::Signal;
 use lighter_core::{ContainerId, ErrorClass, Failure};
+use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
 use crate::rootfs;
@@ -59,16 +59,20 @@ impl ContainerLocation {
         })
     }
 
-    /// The cgroup, from libcontainer's state or, when create did not get so far, the spec.
-    fn cgroup(&self) -> Result<Option<AnyCgroupManager>, Failure> {
+    /// Path of the cgroup, from libcontainer's state or, when create did not get so far, the
+    /// spec. Nothing for an empty path or `/`, which would name a cgroup that is not ours.
+    pub(crate) fn cgroup_path(&self) -> Option<PathBuf> {
         let path = match YoukiConfig::load(self.state()) {
             Ok(config) => Some(config.cgroup_path),
             Err(_) => Spec::load(self.bundle.join("config.json"))
                 .ok()
                 .and_then(|spec| spec.linux().as_ref()?.cgroups_path().clone()),
         };
-        // An empty path or one of several parts would name a cgroup that is not ours.
-        let Some(path) = path.filter(|path| path.file_name().is_some()) else {
+        path.filter(|path| path.file_name().is_some())
+    }
+
+    fn cgroup(&self) -> Result<Option<AnyCgroupManager>, Failure> {
+        let Some(path) = self.cgroup_path() else {
             return Ok(None);
         };
         let manager = libcgroups::common::create_cgroup_manager(CgroupConfig {
@@ -99,14 +103,60 @@ pub fn start(location: &ContainerLocation) -> Result<(), Failure> {
 }
 
 /// Sends `signal` to every process of the container. Runs in a fork of the shim.
-pub fn signal_all(location: &ContainerLocation, signal: i32) -> Result<(), Failure> {
-    let named = Signal::try_from(signal)
-        .map_err(|_| Failure::invalid(format!("there is no signal {signal}")))?;
-    let mut container = location.load()?;
-    container.kill(named, true).map_err(|error| {
-        let failure = Failure::from_error(ErrorClass::Internal, &error);
+///
+/// `paused` says whether the container is frozen now: it stays so, unless it is killed.
+pub fn signal_all(location: &ContainerLocation, signal: i32, paused: bool) -> Result<(), Failure> {
+    let failed = |error: &dyn std::error::Error| {
+        let failure = Failure::from_error(ErrorClass::Internal, error);
         Failure::internal(format!(
             "cannot signal container {}: {failure}",
+            location.id
+        ))
+    };
+    let cgroup = location.require_cgroup()?;
+    // So that none is forked between the list and the signal.
+    cgroup
+        .freeze(FreezerState::Frozen)
+        .map_err(|error| failed(&error))?;
+    let sent = cgroup
+        .get_all_pids()
+        .map_err(|error| failed(&error))
+        .and_then(|pids| {
+            for pid in pids {
+                match crate::fork::kill(pid.as_raw(), signal) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(Errno::EINVAL) => {
+                        return Err(Failure::invalid(format!("there is no signal {signal}")));
+                    }
+                    Err(error) => return Err(failed(&error)),
+                }
+            }
+            Ok(())
+        });
+    // On cgroup v1 a frozen process does not even die.
+    if !paused || signal == libc::SIGKILL {
+        cgroup
+            .freeze(FreezerState::Thawed)
+            .map_err(|error| failed(&error))?;
+    }
+    sent
+}
+
+/// Freezes all processes of the container. Runs in a fork of the shim.
+pub fn pause(location: &ContainerLocation) -> Result<(), Failure> {
+    freeze(location, FreezerState::Frozen, "pause")
+}
+
+/// Lets the processes of a frozen container go on. Runs in a fork of the shim.
+pub fn resume(location: &ContainerLocation) -> Result<(), Failure> {
+    freeze(location, FreezerState::Thawed, "resume")
+}
+
+fn freeze(location: &ContainerLocation, state: FreezerState, what: &str) -> Result<(), Failure> {
+    location.require_cgroup()?.freeze(state).map_err(|error| {
+        let failure = Failure::from_error(ErrorClass::Internal, &error);
+        Failure::internal(format!(
+            "cannot {what} container {}: {failure}",
             location.id
         ))
     })
@@ -176,4 +226,6 @@ fn kill_cgroup(location: &ContainerLocation) {
         let pid = nix::unistd::Pid::from_raw(pid.as_raw());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }
+    // On cgroup v1 a frozen process does not even die.
+    let _ = cgroup.freeze(FreezerState::Thawed);
 }

@@ -5,42 +5,114 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
-use lighter_core::{ErrorClass, Failure, Stdio};
+use lighter_core::{Descriptor, ErrorClass, Executed, Failure, Stdio};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
-/// Descriptors for 0 to 2; `None` is `/dev/null`, which the operation has there already.
+use crate::logger;
+use crate::manage::ContainerLocation;
+
+/// What to read from and write to; `None` is `/dev/null`, which the operation has already.
+#[derive(Default)]
 pub(crate) struct Descriptors {
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
+    /// Process id of the logger that the output goes to.
+    pub(crate) logger: Option<i32>,
 }
 
 /// Opens what `stdio` names and gives it to `owner`, so that a program that is not root can
-/// open its `/dev/stdout`.
+/// open its `/dev/stdout`. What a terminal reads and writes stays root's, as the shim copies.
 ///
 /// The shim holds a reading end of the output FIFOs, so opening them does not wait.
-pub(crate) fn open(stdio: &Stdio, owner: (u32, u32)) -> Result<Descriptors, Failure> {
-    let open = |name: &str, target: &str, input: bool| -> Result<Option<OwnedFd>, Failure> {
-        if target.is_empty() {
-            return Ok(None);
+pub(crate) fn open(
+    stdio: &Stdio,
+    owner: (u32, u32),
+    location: &ContainerLocation,
+) -> Result<Descriptors, Failure> {
+    let mut opened = Descriptors::default();
+    if stdio.stdout.starts_with("binary://") {
+        let logger = logger::start(&stdio.stdout, location)?;
+        opened.logger = Some(logger.pid);
+        opened.stdout = Some(logger.stdout);
+        opened.stderr = Some(logger.stderr);
+    } else {
+        opened.stdout = open_one("stdout", &stdio.stdout, open_output)?;
+        if !stdio.terminal {
+            opened.stderr = open_one("stderr", &stdio.stderr, open_output)?;
         }
-        let path = path_of(name, target)?;
-        let file = if input {
-            open_input(path)
-        } else {
-            open_output(path)
-        };
-        let file =
-            file.map_err(|error| Failure::internal(format!("cannot open {name} {path}: {error}")))?;
-        give_to(&file, owner)
-            .map_err(|error| Failure::internal(format!("cannot chown {name} {path}: {error}")))?;
-        Ok(Some(file.into()))
+    }
+    opened.stdin = open_one("stdin", &stdio.stdin, open_input)?;
+    if !stdio.terminal {
+        let all = [&opened.stdin, &opened.stdout, &opened.stderr];
+        for descriptor in all.into_iter().flatten() {
+            give_to(descriptor, owner).map_err(|error| {
+                Failure::internal(format!(
+                    "cannot give stdio to the container's user: {error}"
+                ))
+            })?;
+        }
+    }
+    Ok(opened)
+}
+
+impl Descriptors {
+    /// Hands all of them to the shim, with the terminal's master between which it copies.
+    pub(crate) fn hand_over(
+        self,
+        master: OwnedFd,
+        executed: &mut Executed,
+        handed: &mut Vec<OwnedFd>,
+    ) {
+        let all = [
+            (Descriptor::Terminal, Some(master)),
+            (Descriptor::TerminalInput, self.stdin),
+            (Descriptor::TerminalOutput, self.stdout),
+        ];
+        for (what, descriptor) in all {
+            if let Some(descriptor) = descriptor {
+                executed.descriptors.push(what);
+                handed.push(descriptor);
+            }
+        }
+    }
+}
+
+/// The user of `process` as the host sees it.
+pub(crate) fn host_owner(spec: &Spec, process: Option<&Process>) -> (u32, u32) {
+    let (uid, gid) = process.map_or((0, 0), |process| {
+        (process.user().uid(), process.user().gid())
+    });
+    let linux = spec.linux().as_ref();
+    let map = |id: u32, mappings: Option<&Vec<LinuxIdMapping>>| {
+        mappings
+            .into_iter()
+            .flatten()
+            .find_map(|range| {
+                let offset = id.checked_sub(range.container_id())?;
+                (offset < range.size()).then(|| range.host_id().saturating_add(offset))
+            })
+            .unwrap_or(id)
     };
-    Ok(Descriptors {
-        stdin: open("stdin", &stdio.stdin, true)?,
-        stdout: open("stdout", &stdio.stdout, false)?,
-        stderr: open("stderr", &stdio.stderr, false)?,
-    })
+    (
+        map(uid, linux.and_then(|linux| linux.uid_mappings().as_ref())),
+        map(gid, linux.and_then(|linux| linux.gid_mappings().as_ref())),
+    )
+}
+
+fn open_one(
+    name: &str,
+    target: &str,
+    open: impl FnOnce(&str) -> io::Result<File>,
+) -> Result<Option<OwnedFd>, Failure> {
+    if target.is_empty() {
+        return Ok(None);
+    }
+    let path = path_of(name, target)?;
+    open(path)
+        .map(|file| Some(file.into()))
+        .map_err(|error| Failure::internal(format!("cannot open {name} {path}: {error}")))
 }
 
 /// The path in a FIFO's name or URI (containerd `docs/runtime-v2.md`, "IO").
@@ -50,7 +122,9 @@ fn path_of<'a>(name: &str, target: &'a str) -> Result<&'a str, Failure> {
         Some(("fifo" | "file", path)) => Ok(path),
         Some((scheme, _)) => Err(Failure::new(
             ErrorClass::Unimplemented,
-            format!("{name}: the scheme {scheme}:// is not supported; use a FIFO or file://"),
+            format!(
+                "{name}: the scheme {scheme}:// is not supported; use a FIFO, file:// or, for both outputs, binary://"
+            ),
         )),
     }
 }
@@ -90,7 +164,7 @@ fn set_blocking(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn give_to(file: &File, (uid, gid): (u32, u32)) -> io::Result<()> {
+fn give_to(file: &OwnedFd, (uid, gid): (u32, u32)) -> io::Result<()> {
     if uid == 0 && gid == 0 {
         return Ok(());
     }
@@ -142,10 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn loggers_are_refused_by_name() {
+    fn other_schemes_are_refused_by_name() {
         assert_eq!(path_of("stdout", "/run/fifo/1").unwrap(), "/run/fifo/1");
         assert_eq!(path_of("stdout", "file:///tmp/x").unwrap(), "/tmp/x");
-        let failure = path_of("stdout", "binary:///bin/logger?id=a").unwrap_err();
+        let failure = path_of("stdin", "binary:///bin/logger?id=a").unwrap_err();
         assert_eq!(failure.class, ErrorClass::Unimplemented);
         assert!(failure.message.contains("binary://"));
     }

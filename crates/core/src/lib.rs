@@ -6,9 +6,14 @@ mod failure;
 mod id;
 mod lifecycle;
 mod operation;
+mod processes;
 
 pub use exit::ExitReason;
 pub use failure::{ErrorClass, Failure};
 pub use id::{ContainerId, InvalidContainerId};
 pub use lifecycle::{Exit, Lifecycle, Notice, Request, Status};
-pub use operation::{Created, Mount, Statistics, StatisticsV1, StatisticsV2, Stdio};
+pub use operation::{
+    BlockDevice, Created, Descriptor, DeviceCounter, Executed, HugePages, MemoryData, Mount,
+    Statistics, StatisticsV1, StatisticsV2, Stdio,
+};
+pub use processes::{Due, INIT, Processes};

@@ -1,16 +1,17 @@
-//! The life of a task: which request is legal when, and which event leaves when.
+//! The life of a process of a task: which request is legal when, and which event leaves when.
 //!
 //! ```text
-//!            created            start            started
-//!  Creating --------> Created --------> Starting --------> Running
-//!     |                  |                  |                 |
-//!     | (create failed:  | exited           | exited: held    | exited
-//!     |  the task is     v                  v until Start     v
-//!     |  forgotten)   Stopped <---------------is answered-- Stopped --delete--> gone
+//!            created            start            started          pause, resume
+//!  Creating --------> Created --------> Starting --------> Running <--------> Paused
+//!     |                  |                  |                 |                 |
+//!     | (create failed:  | exited           | exited: held    | exited          | exited
+//!     |  the task is     v                  v until Start     v                 v
+//!     |  forgotten)   Stopped <---------------is answered-- Stopped <-----------+ --delete--> gone
 //! ```
 //!
 //! An exit that is noticed while Start is under way is held, so that containerd never sees an
 //! Exit before the Start it belongs to. If Start fails the held exit leaves without a Start.
+//! Processes that Exec adds live by the same rules, but are never paused: the task is.
 
 use crate::{ErrorClass, Failure};
 
@@ -27,6 +28,16 @@ pub enum Request {
     Statistics,
     /// List processes.
     Pids,
+    /// Stop all processes for a while.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Change limits.
+    Update,
+    /// Add a process, or start one that was added.
+    Exec,
+    /// Change the size of the terminal.
+    Resize,
 }
 
 /// What `ctr tasks ls` shows.
@@ -36,6 +47,10 @@ pub enum Status {
     Created,
     /// The entrypoint runs.
     Running,
+    /// It is about to be frozen.
+    Pausing,
+    /// It is frozen.
+    Paused,
     /// Init has ended.
     Stopped,
 }
@@ -56,10 +71,14 @@ pub enum Notice {
     Created,
     /// The entrypoint runs.
     Started,
-    /// Init has ended.
+    /// The process has ended.
     Exited(Exit),
     /// The task is gone.
     Deleted(Exit),
+    /// All processes are frozen.
+    Paused,
+    /// They go on.
+    Resumed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +87,12 @@ enum Phase {
     Created,
     Starting(Option<Exit>),
     Running,
+    Pausing,
+    Paused,
     Stopped(Exit),
 }
 
-/// The state machine of one task.
+/// The state machine of one process.
 #[derive(Debug)]
 pub struct Lifecycle {
     phase: Phase,
@@ -98,6 +119,8 @@ impl Lifecycle {
         match self.phase {
             Phase::Creating | Phase::Created | Phase::Starting(None) => Status::Created,
             Phase::Running => Status::Running,
+            Phase::Pausing => Status::Pausing,
+            Phase::Paused => Status::Paused,
             Phase::Starting(Some(_)) | Phase::Stopped(_) => Status::Stopped,
         }
     }
@@ -110,25 +133,35 @@ impl Lifecycle {
         }
     }
 
+    /// Whether the process runs, or is about to: its exit is still to come.
+    pub(crate) fn is_live(&self) -> bool {
+        !matches!(
+            self.phase,
+            Phase::Creating | Phase::Created | Phase::Stopped(_)
+        )
+    }
+
     /// Whether `request` is legal now; the error is what containerd is answered.
     ///
-    /// A legal Start or Delete counts as under way: the same request is refused until it has
-    /// been answered.
+    /// A legal Start, Pause or Delete counts as under way: the same request is refused until
+    /// it has been answered.
     pub fn accept(&mut self, request: Request) -> Result<(), Failure> {
-        use Phase::{Created, Creating, Running, Starting, Stopped};
+        use Phase::{Created, Creating, Paused, Pausing, Running, Starting, Stopped};
         if self.deleting {
-            return Err(precondition("the task is being deleted"));
+            return Err(precondition("it is being deleted"));
         }
         match (request, self.phase) {
-            (_, Creating) => Err(precondition("the task is still being created")),
+            (_, Creating) => Err(precondition("it is still being created")),
             (Request::Start, Created) => {
                 self.phase = Starting(None);
                 Ok(())
             }
-            (Request::Start, Starting(_)) => Err(precondition("the task is already starting")),
-            (Request::Start, Running) => Err(precondition("the task is already running")),
+            (Request::Start, Starting(_)) => Err(precondition("it is already starting")),
+            (Request::Start, Running | Pausing | Paused) => {
+                Err(precondition("it is already running"))
+            }
             (Request::Start, Stopped(_)) => Err(precondition(
-                "the task has stopped; delete it and create a new one",
+                "it has stopped; delete it and create a new one",
             )),
             (Request::Kill, Stopped(_) | Starting(Some(_))) => Err(Failure::new(
                 ErrorClass::NotFound,
@@ -138,10 +171,60 @@ impl Lifecycle {
                 self.deleting = true;
                 Ok(())
             }
-            (Request::Delete, Starting(_) | Running) => Err(precondition(
-                "the task is running; stop it before it is deleted",
-            )),
-            (Request::Kill | Request::Statistics | Request::Pids, _) => Ok(()),
+            (Request::Delete, Starting(_) | Running | Pausing | Paused) => {
+                Err(precondition("it is running; stop it before it is deleted"))
+            }
+            (Request::Pause, Running) => {
+                self.phase = Pausing;
+                Ok(())
+            }
+            (Request::Pause, Pausing | Paused) => Err(precondition("it is paused already")),
+            (Request::Resume, Paused) => Ok(()),
+            (Request::Resume, _) => Err(precondition("it is not paused")),
+            (Request::Exec, Pausing | Paused) => Err(precondition("it is paused; resume it first")),
+            (Request::Pause, Created | Starting(None)) => Err(precondition("it is not running")),
+            (
+                Request::Pause | Request::Exec | Request::Update | Request::Resize,
+                Stopped(_) | Starting(Some(_)),
+            ) => Err(precondition("it has stopped")),
+            (
+                Request::Kill
+                | Request::Statistics
+                | Request::Pids
+                | Request::Update
+                | Request::Exec
+                | Request::Resize,
+                _,
+            ) => Ok(()),
+        }
+    }
+
+    /// All processes have been frozen.
+    pub fn paused(&mut self) -> Vec<Notice> {
+        match self.phase {
+            Phase::Pausing => {
+                self.phase = Phase::Paused;
+                vec![Notice::Paused]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// They could not be frozen, and run.
+    pub fn pause_failed(&mut self) {
+        if let Phase::Pausing = self.phase {
+            self.phase = Phase::Running;
+        }
+    }
+
+    /// They go on.
+    pub fn resumed(&mut self) -> Vec<Notice> {
+        match self.phase {
+            Phase::Paused => {
+                self.phase = Phase::Running;
+                vec![Notice::Resumed]
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -193,7 +276,7 @@ impl Lifecycle {
                 self.phase = Phase::Starting(Some(exit));
                 Vec::new()
             }
-            Phase::Created | Phase::Running => {
+            Phase::Created | Phase::Running | Phase::Pausing | Phase::Paused => {
                 self.phase = Phase::Stopped(exit);
                 vec![Notice::Exited(exit)]
             }
@@ -294,6 +377,8 @@ mod tests {
         Created,
         Ask(Request),
         StartEnds(bool),
+        PauseEnds(bool),
+        ResumeEnds,
         Exited,
         DeleteEnds(bool),
     }
@@ -306,6 +391,10 @@ mod tests {
             Just(Step::Ask(Request::Delete)),
             Just(Step::Ask(Request::Statistics)),
             Just(Step::Ask(Request::Pids)),
+            Just(Step::Ask(Request::Pause)),
+            Just(Step::Ask(Request::Resume)),
+            any::<bool>().prop_map(Step::PauseEnds),
+            Just(Step::ResumeEnds),
             any::<bool>().prop_map(Step::StartEnds),
             Just(Step::Exited),
             any::<bool>().prop_map(Step::DeleteEnds),
@@ -316,20 +405,23 @@ mod tests {
         match notice {
             Notice::Created => 0,
             Notice::Started => 1,
-            Notice::Exited(_) => 2,
-            Notice::Deleted(_) => 3,
+            Notice::Paused | Notice::Resumed => 2,
+            Notice::Exited(_) => 3,
+            Notice::Deleted(_) => 4,
         }
     }
 
     proptest! {
         /// Whatever the order of requests, answers and exits: each event leaves at most once,
-        /// in the order Create, Start, Exit, Delete, and no exit of a reaped init is lost.
+        /// in the order Create, Start, Exit, Delete, Paused and Resumed take turns between Start
+        /// and Exit, and no exit of a reaped init is lost.
         #[test]
         fn events_leave_in_order_and_once(steps in prop::collection::vec(step(), 0..40)) {
             let mut task = Lifecycle::new();
             let mut notices = Vec::new();
             let mut starting = false;
             let mut deleting = false;
+            let mut pausing = false;
             let mut reaped = false;
             for step in steps {
                 match step {
@@ -338,7 +430,13 @@ mod tests {
                         let accepted = task.accept(request).is_ok();
                         starting |= accepted && request == Request::Start;
                         deleting |= accepted && request == Request::Delete;
+                        pausing |= accepted && request == Request::Pause;
                     }
+                    Step::PauseEnds(succeeded) if pausing => {
+                        pausing = false;
+                        if succeeded { notices.extend(task.paused()) } else { task.pause_failed() }
+                    }
+                    Step::ResumeEnds => notices.extend(task.resumed()),
                     Step::StartEnds(succeeded) if starting => {
                         starting = false;
                         notices.extend(if succeeded { task.started() } else { task.start_failed() });
@@ -362,9 +460,15 @@ mod tests {
                 notices.extend(task.started());
             }
             let ranks: Vec<u8> = notices.iter().map(rank).collect();
-            prop_assert!(ranks.windows(2).all(|pair| pair[0] < pair[1]), "{notices:?}");
-            prop_assert_eq!(reaped && !ranks.contains(&2), false);
-            prop_assert_eq!(ranks.contains(&3) && !ranks.contains(&2), false);
+            for pair in notices.windows(2) {
+                let takes_turns = matches!(
+                    pair,
+                    [Notice::Paused, Notice::Resumed] | [Notice::Resumed, Notice::Paused]
+                );
+                prop_assert!(rank(&pair[0]) < rank(&pair[1]) || takes_turns, "{notices:?}");
+            }
+            prop_assert_eq!(reaped && !ranks.contains(&3), false);
+            prop_assert_eq!(ranks.contains(&4) && !ranks.contains(&3), false);
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct Mount {
 }
 
 /// Where a process reads and writes, in containerd's words: the path of a FIFO, a URI
-/// (`fifo://`, `file://`), or nothing, which is `/dev/null`.
+/// (`fifo://`, `file://`, `binary://`), or nothing, which is `/dev/null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stdio {
     /// Standard input.
@@ -25,6 +25,8 @@ pub struct Stdio {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+    /// Whether all three are one terminal; `stderr` is not used then.
+    pub terminal: bool,
 }
 
 /// The answer of a create operation.
@@ -32,6 +34,38 @@ pub struct Stdio {
 pub struct Created {
     /// Process id of the container's init in the shim's PID namespace.
     pub pid: i32,
+    /// Whether the kernel ends all other processes of the container when init ends: it does
+    /// in a PID namespace whose first process init is.
+    pub owns_pid_namespace: bool,
+    /// What init was given for its stdio.
+    pub stdio: Executed,
+}
+
+/// The answer of an operation that has made a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executed {
+    /// The process's id in the shim's PID namespace.
+    pub pid: i32,
+    /// Process id of the logger that its output goes to (`binary://`).
+    pub logger: Option<i32>,
+    /// What the descriptors are that came with the answer, in their order.
+    pub descriptors: Vec<Descriptor>,
+}
+
+/// A descriptor that an operation hands to the shim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Descriptor {
+    /// The master of the process's terminal.
+    Terminal,
+    /// What the terminal's input is read from.
+    TerminalInput,
+    /// What the terminal's output is written to.
+    TerminalOutput,
+    /// Readable when the container's memory cgroup may have run out of memory.
+    MemoryWatch,
+    /// The file that counts the kills for want of memory: `memory.events` or, on cgroup v1,
+    /// `memory.oom_control`.
+    MemoryEvents,
 }
 
 /// What a cgroup has used, by the cgroup version of the host.
@@ -61,23 +95,66 @@ pub struct StatisticsV1 {
     /// Time spent throttled.
     pub throttled_time: u64,
     /// Memory in use, page cache included.
-    pub memory_usage: u64,
-    /// Highest `memory_usage` seen.
-    pub memory_max_usage: u64,
-    /// How often the limit was hit.
-    pub memory_fail_count: u64,
-    /// Memory limit.
-    pub memory_limit: u64,
+    pub memory_usage: MemoryData,
     /// Memory and swap in use.
-    pub swap_usage: u64,
-    /// Limit of memory and swap.
-    pub swap_limit: u64,
+    pub swap_usage: MemoryData,
+    /// Memory of the kernel for the container.
+    pub kernel_usage: MemoryData,
+    /// The part of it that TCP buffers are.
+    pub kernel_tcp_usage: MemoryData,
     /// `memory.stat`, by the kernel's names.
     pub memory: BTreeMap<String, u64>,
+    /// `memory.oom_control`, by the kernel's names.
+    pub oom: BTreeMap<String, u64>,
     /// Processes and threads.
     pub pids: u64,
     /// Limit of processes and threads, 0 for none.
     pub pids_limit: u64,
+    /// Bytes read and written, by device.
+    pub io_bytes: Vec<DeviceCounter>,
+    /// Reads and writes, by device.
+    pub io_operations: Vec<DeviceCounter>,
+    /// Huge pages, by size.
+    pub huge_pages: Vec<HugePages>,
+}
+
+/// One kind of memory of cgroup v1, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryData {
+    /// In use now.
+    pub usage: u64,
+    /// Most in use so far.
+    pub max: u64,
+    /// How often the limit was hit.
+    pub fail_count: u64,
+    /// The limit.
+    pub limit: u64,
+}
+
+/// A counter of cgroup v1's `blkio`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCounter {
+    /// Major number of the device.
+    pub major: u64,
+    /// Minor number of the device.
+    pub minor: u64,
+    /// `Read`, `Write`, `Sync`, ...
+    pub operation: String,
+    /// The count.
+    pub value: u64,
+}
+
+/// Huge pages of one size, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugePages {
+    /// The page size as the kernel writes it: `2MB`.
+    pub size: String,
+    /// In use now.
+    pub usage: u64,
+    /// Most in use so far; on cgroup v2 the limit.
+    pub max: u64,
+    /// How often the limit was hit.
+    pub fail_count: u64,
 }
 
 /// Counters of cgroup v2. Times are in microseconds, sizes in bytes.
@@ -97,6 +174,8 @@ pub struct StatisticsV2 {
     pub throttled_time: u64,
     /// Memory in use, page cache included.
     pub memory_usage: u64,
+    /// Most in use so far.
+    pub memory_max_usage: u64,
     /// Memory limit, `u64::MAX` for none.
     pub memory_limit: u64,
     /// Swap in use.
@@ -105,8 +184,31 @@ pub struct StatisticsV2 {
     pub swap_limit: u64,
     /// `memory.stat`, by the kernel's names.
     pub memory: BTreeMap<String, u64>,
+    /// `memory.events`, by the kernel's names.
+    pub memory_events: BTreeMap<String, u64>,
     /// Processes and threads.
     pub pids: u64,
     /// Limit of processes and threads, 0 for none.
     pub pids_limit: u64,
+    /// Input and output, by device.
+    pub io: Vec<BlockDevice>,
+    /// Huge pages, by size.
+    pub huge_pages: Vec<HugePages>,
+}
+
+/// A line of cgroup v2's `io.stat`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDevice {
+    /// Major number of the device.
+    pub major: u64,
+    /// Minor number of the device.
+    pub minor: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
 }

@@ -4,6 +4,7 @@
 //! and after each normal delete) and with `-info`. `start` forks the shim itself, which serves
 //! all containers of a pod from one thread.
 
+mod allocator;
 mod arguments;
 mod bootstrap;
 mod daemon;
@@ -18,6 +19,9 @@ mod workload;
 use std::process::ExitCode;
 
 use arguments::{Action, Arguments};
+
+#[global_allocator]
+static ALLOCATOR: allocator::WipingAllocator = allocator::WipingAllocator;
 
 fn main() -> ExitCode {
     lighter_container::pin_name_service();

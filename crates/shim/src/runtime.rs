@@ -1,11 +1,12 @@
 //! The container runtime behind the task service: each call is a fork.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
-use lighter_container::{ContainerLocation, CreateRequest};
+use lighter_container::{ContainerLocation, CreateRequest, ExecRequest};
 use lighter_core::{ContainerId, Failure};
-use lighter_task::{CreateTask, Operation, Runtime};
+use lighter_task::{CreateTask, ExecTask, Operation, Runtime, Target};
 use serde::Serialize;
 
 use crate::workload;
@@ -25,16 +26,28 @@ impl ForkingRuntime {
         })
     }
 
-    fn location(&self, id: &ContainerId, bundle: &Path) -> ContainerLocation {
+    fn location(&self, target: &Target) -> ContainerLocation {
         ContainerLocation {
             namespace: self.namespace.clone(),
-            id: id.clone(),
-            bundle: bundle.to_owned(),
+            id: target.id.clone(),
+            bundle: target.bundle.clone(),
         }
+    }
+
+    /// Forks an operation that hands nothing over.
+    fn on<T: Serialize>(
+        &self,
+        target: &Target,
+        work: impl FnOnce(&ContainerLocation) -> Result<T, Failure>,
+    ) -> io::Result<Operation> {
+        let location = self.location(target);
+        fork(|_| work(&location))
     }
 }
 
-fn fork<T: Serialize>(work: impl FnOnce() -> Result<T, Failure>) -> io::Result<Operation> {
+fn fork<T: Serialize>(
+    work: impl FnOnce(&mut Vec<OwnedFd>) -> Result<T, Failure>,
+) -> io::Result<Operation> {
     let operation = lighter_container::Operation::fork(work)?;
     Ok(Operation {
         pid: operation.pid,
@@ -46,39 +59,64 @@ fn fork<T: Serialize>(work: impl FnOnce() -> Result<T, Failure>) -> io::Result<O
 impl Runtime for ForkingRuntime {
     fn create(&self, request: CreateTask) -> io::Result<Operation> {
         let request = CreateRequest {
-            location: self.location(&request.id, &request.bundle),
+            location: self.location(&request.target),
             rootfs: request.rootfs,
             stdio: request.stdio,
         };
-        fork(|| {
-            lighter_container::create(&request, |spec, rootfs| {
+        fork(|handed| {
+            lighter_container::create(&request, handed, |spec, rootfs| {
                 workload::find(spec, rootfs, &self.compiler)
             })
         })
     }
 
-    fn start(&self, id: &ContainerId, bundle: &Path) -> io::Result<Operation> {
-        let location = self.location(id, bundle);
-        fork(|| lighter_container::start(&location))
+    fn start(&self, target: &Target) -> io::Result<Operation> {
+        self.on(target, lighter_container::start)
     }
 
-    fn remove(&self, id: &ContainerId, bundle: &Path) -> io::Result<Operation> {
-        let location = self.location(id, bundle);
-        fork(|| lighter_container::remove(&location))
+    fn exec(&self, request: ExecTask) -> io::Result<Operation> {
+        let request = ExecRequest {
+            location: self.location(&request.target),
+            init: request.init,
+            process: request.process,
+            stdio: request.stdio,
+        };
+        fork(|handed| {
+            lighter_container::exec(&request, handed, |spec, root, is_guest| {
+                workload::find_exec(spec, root, is_guest, &self.compiler)
+            })
+        })
     }
 
-    fn signal_all(&self, id: &ContainerId, bundle: &Path, signal: i32) -> io::Result<Operation> {
-        let location = self.location(id, bundle);
-        fork(|| lighter_container::signal_all(&location, signal))
+    fn remove(&self, target: &Target) -> io::Result<Operation> {
+        self.on(target, lighter_container::remove)
     }
 
-    fn pids(&self, id: &ContainerId, bundle: &Path) -> io::Result<Operation> {
-        let location = self.location(id, bundle);
-        fork(|| lighter_container::pids(&location))
+    fn signal_all(&self, target: &Target, signal: i32, paused: bool) -> io::Result<Operation> {
+        self.on(target, |location| {
+            lighter_container::signal_all(location, signal, paused)
+        })
     }
 
-    fn statistics(&self, id: &ContainerId, bundle: &Path) -> io::Result<Operation> {
-        let location = self.location(id, bundle);
-        fork(|| lighter_container::statistics(&location))
+    fn pause(&self, target: &Target) -> io::Result<Operation> {
+        self.on(target, lighter_container::pause)
+    }
+
+    fn resume(&self, target: &Target) -> io::Result<Operation> {
+        self.on(target, lighter_container::resume)
+    }
+
+    fn update(&self, target: &Target, resources: &[u8]) -> io::Result<Operation> {
+        self.on(target, |location| {
+            lighter_container::update(location, resources)
+        })
+    }
+
+    fn pids(&self, target: &Target) -> io::Result<Operation> {
+        self.on(target, lighter_container::pids)
+    }
+
+    fn statistics(&self, target: &Target) -> io::Result<Operation> {
+        self.on(target, lighter_container::statistics)
     }
 }

@@ -17,6 +17,15 @@ const ARTIFACTS: &str = "/var/lib/lighter/artifacts";
 pub(crate) fn find(spec: &Spec, rootfs: &Path, compiler: &Path) -> Result<Workload, Failure> {
     let entrypoint = find_entrypoint(spec, rootfs)
         .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    workload(entrypoint, spec, rootfs, compiler)
+}
+
+fn workload(
+    entrypoint: Entrypoint,
+    spec: &Spec,
+    rootfs: &Path,
+    compiler: &Path,
+) -> Result<Workload, Failure> {
     match entrypoint.format {
         Format::Wasm => guest(entrypoint, compiler),
         Format::Elf if lighter_wasm::is_precompiled(&head(&entrypoint)?) => Err(refuse(
@@ -42,6 +51,35 @@ pub(crate) fn find(spec: &Spec, rootfs: &Path, compiler: &Path) -> Result<Worklo
             "exec format error: the file is neither Wasm nor an ELF program nor a script that starts with #!",
         )),
     }
+}
+
+/// Finds what an exec runs in a container whose root is seen at `root`: in a guest's container
+/// as [`find`] does, in a Linux container native programs only.
+pub(crate) fn find_exec(
+    spec: &Spec,
+    root: &Path,
+    is_guest: bool,
+    compiler: &Path,
+) -> Result<Workload, Failure> {
+    let entrypoint = find_entrypoint(spec, root).map_err(|error| {
+        let failure = Failure::from_error(ErrorClass::InvalidArgument, &error);
+        if !is_guest {
+            return failure;
+        }
+        Failure::new(
+            failure.class,
+            format!(
+                "{failure}; this is a Wasm container, which runs the .wasm files of its image, and Linux programs only if the image brings them"
+            ),
+        )
+    })?;
+    if !is_guest && entrypoint.format == Format::Wasm {
+        return Err(refuse(
+            &entrypoint.path,
+            "exec format error: the file is Wasm, but this is a Linux container, which a guest could reach the kernel's files in; run it as a container of its own",
+        ));
+    }
+    workload(entrypoint, spec, root, compiler)
 }
 
 /// The module that a minimal init (`docker run --init`: `docker-init -- PROGRAM`) would start.

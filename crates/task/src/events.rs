@@ -1,11 +1,14 @@
 //! Notices of a task's life as containerd's events.
 
-use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskStart};
+use containerd_shim_protos::events::task::{
+    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM, TaskPaused,
+    TaskResumed, TaskStart,
+};
 use containerd_shim_protos::protobuf::MessageFull;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::topics;
-use lighter_core::{Exit, Notice};
+use lighter_core::{Exit, INIT, Notice};
 
 use crate::tasks::Task;
 
@@ -16,37 +19,64 @@ pub(crate) struct Event {
     pub(crate) message: Any,
 }
 
-/// The event that `notice` of task `id` is for containerd.
-pub(crate) fn event(id: &str, task: &Task, notice: Notice) -> Event {
-    let (container_id, pid) = (id.to_owned(), task.pid.unsigned_abs());
-    match notice {
-        Notice::Created => {
+/// The event that `notice` of a process of task `id` is for containerd. Nothing for an exec that
+/// was deleted: containerd knows tasks only.
+pub(crate) fn event(id: &str, task: &Task, process: &str, notice: Notice) -> Option<Event> {
+    let pid = task.process(process).map_or(0, |process| process.pid);
+    let (container_id, pid) = (id.to_owned(), pid.unsigned_abs());
+    let is_init = process == INIT;
+    Some(match notice {
+        Notice::Created if is_init => {
             let mut created = TaskCreate::new();
             created.container_id = container_id;
             created.bundle = task.bundle.display().to_string();
             created.pid = pid;
             let io = created.io.mut_or_insert_default();
-            io.stdin.clone_from(&task.stdio.stdin);
-            io.stdout.clone_from(&task.stdio.stdout);
-            io.stderr.clone_from(&task.stdio.stderr);
+            io.stdin.clone_from(&task.init.stdio.stdin);
+            io.stdout.clone_from(&task.init.stdio.stdout);
+            io.stderr.clone_from(&task.init.stdio.stderr);
+            io.terminal = task.init.stdio.terminal;
             pack(topics::TASK_CREATE_EVENT_TOPIC, &created)
         }
-        Notice::Started => {
+        Notice::Created => {
+            let mut added = TaskExecAdded::new();
+            added.container_id = container_id;
+            added.exec_id = process.to_owned();
+            pack(topics::TASK_EXEC_ADDED_EVENT_TOPIC, &added)
+        }
+        Notice::Started if is_init => {
             let mut started = TaskStart::new();
             started.container_id = container_id;
             started.pid = pid;
             pack(topics::TASK_START_EVENT_TOPIC, &started)
         }
+        Notice::Started => {
+            let mut started = TaskExecStarted::new();
+            started.container_id = container_id;
+            started.exec_id = process.to_owned();
+            started.pid = pid;
+            pack(topics::TASK_EXEC_STARTED_EVENT_TOPIC, &started)
+        }
         Notice::Exited(exit) => {
             let mut exited = TaskExit::new();
-            exited.id.clone_from(&container_id);
+            exited.id = if is_init { id } else { process }.to_owned();
             exited.container_id = container_id;
             exited.pid = pid;
             exited.exit_status = exit.status.into();
             exited.exited_at = Some(timestamp(exit)).into();
             pack(topics::TASK_EXIT_EVENT_TOPIC, &exited)
         }
-        Notice::Deleted(exit) => {
+        Notice::Paused => {
+            let mut paused = TaskPaused::new();
+            paused.container_id = container_id;
+            pack(topics::TASK_PAUSED_EVENT_TOPIC, &paused)
+        }
+        Notice::Resumed => {
+            let mut resumed = TaskResumed::new();
+            resumed.container_id = container_id;
+            pack(topics::TASK_RESUMED_EVENT_TOPIC, &resumed)
+        }
+        Notice::Deleted(exit) if is_init => {
             let mut deleted = TaskDelete::new();
             deleted.container_id = container_id;
             deleted.pid = pid;
@@ -54,7 +84,15 @@ pub(crate) fn event(id: &str, task: &Task, notice: Notice) -> Event {
             deleted.exited_at = Some(timestamp(exit)).into();
             pack(topics::TASK_DELETE_EVENT_TOPIC, &deleted)
         }
-    }
+        Notice::Deleted(_) => return None,
+    })
+}
+
+/// The event of a container that has run out of memory.
+pub(crate) fn out_of_memory(id: &str) -> Event {
+    let mut event = TaskOOM::new();
+    event.container_id = id.to_owned();
+    pack(topics::TASK_OOM_EVENT_TOPIC, &event)
 }
 
 /// When a process ended.

@@ -5,19 +5,23 @@
 //! that the [`Runtime`] starts and this crate waits for.
 
 mod events;
+mod memory;
 mod metrics;
 mod operation;
 mod publisher;
 mod raw;
 mod reaper;
+mod requests;
+mod runtime;
 mod server;
 mod service;
 mod status;
 mod stdio;
 mod tasks;
+mod terminal;
 
 pub use operation::Operation;
 pub use publisher::Publisher;
 pub use reaper::{Reaper, block_signals};
+pub use runtime::{CreateTask, ExecTask, Runtime, Target};
 pub use server::serve;
-pub use service::{CreateTask, Runtime};

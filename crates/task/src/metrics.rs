@@ -1,9 +1,11 @@
 //! A cgroup's counters as the messages that `ctr tasks metrics` and CRI read.
 
-use containerd_shim_protos::cgroups::metrics::Metrics as MetricsV1;
-use containerd_shim_protos::cgroups_v2::metrics::Metrics as MetricsV2;
+use containerd_shim_protos::cgroups::metrics::{
+    BlkIOEntry, HugetlbStat, MemoryEntry, Metrics as MetricsV1,
+};
+use containerd_shim_protos::cgroups_v2::metrics::{HugeTlbStat, IOEntry, Metrics as MetricsV2};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use lighter_core::{Statistics, StatisticsV1, StatisticsV2};
+use lighter_core::{DeviceCounter, MemoryData, Statistics, StatisticsV1, StatisticsV2};
 
 use crate::events::any;
 
@@ -50,19 +52,67 @@ fn version_1(statistics: StatisticsV1) -> MetricsV1 {
     memory.total_inactive_file = named("total_inactive_file");
     memory.total_active_file = named("total_active_file");
     memory.total_unevictable = named("total_unevictable");
-    let usage = memory.usage.mut_or_insert_default();
-    usage.usage = statistics.memory_usage;
-    usage.max = statistics.memory_max_usage;
-    usage.failcnt = statistics.memory_fail_count;
-    usage.limit = statistics.memory_limit;
-    let swap = memory.swap.mut_or_insert_default();
-    swap.usage = statistics.swap_usage;
-    swap.limit = statistics.swap_limit;
+    memory.rss_huge = named("rss_huge");
+    memory.dirty = named("dirty");
+    memory.writeback = named("writeback");
+    memory.pg_pg_in = named("pgpgin");
+    memory.pg_pg_out = named("pgpgout");
+    memory.hierarchical_memory_limit = named("hierarchical_memory_limit");
+    memory.hierarchical_swap_limit = named("hierarchical_memsw_limit");
+    memory.total_rss_huge = named("total_rss_huge");
+    memory.total_dirty = named("total_dirty");
+    memory.total_writeback = named("total_writeback");
+    memory.total_pg_pg_in = named("total_pgpgin");
+    memory.total_pg_pg_out = named("total_pgpgout");
+    memory.usage = Some(memory_entry(statistics.memory_usage)).into();
+    memory.swap = Some(memory_entry(statistics.swap_usage)).into();
+    memory.kernel = Some(memory_entry(statistics.kernel_usage)).into();
+    memory.kernel_tcp = Some(memory_entry(statistics.kernel_tcp_usage)).into();
+    let oom = |name: &str| statistics.oom.get(name).copied().unwrap_or_default();
+    let control = metrics.memory_oom_control.mut_or_insert_default();
+    control.oom_kill_disable = oom("oom_kill_disable");
+    control.under_oom = oom("under_oom");
+    control.oom_kill = oom("oom_kill");
 
     let pids = metrics.pids.mut_or_insert_default();
     pids.current = statistics.pids;
     pids.limit = statistics.pids_limit;
+    let blkio = metrics.blkio.mut_or_insert_default();
+    blkio.io_service_bytes_recursive = device_entries(statistics.io_bytes);
+    blkio.io_serviced_recursive = device_entries(statistics.io_operations);
+    metrics.hugetlb = statistics
+        .huge_pages
+        .into_iter()
+        .map(|pages| HugetlbStat {
+            usage: pages.usage,
+            max: pages.max,
+            failcnt: pages.fail_count,
+            pagesize: pages.size,
+            ..HugetlbStat::default()
+        })
+        .collect();
     metrics
+}
+
+fn memory_entry(data: MemoryData) -> MemoryEntry {
+    MemoryEntry {
+        usage: data.usage,
+        max: data.max,
+        failcnt: data.fail_count,
+        limit: data.limit,
+        ..MemoryEntry::default()
+    }
+}
+
+fn device_entries(counters: Vec<DeviceCounter>) -> Vec<BlkIOEntry> {
+    let entries = counters.into_iter().map(|counter| BlkIOEntry {
+        op: counter.operation,
+        major: counter.major,
+        minor: counter.minor,
+        value: counter.value,
+        ..BlkIOEntry::default()
+    });
+    entries.collect()
 }
 
 fn version_2(statistics: &StatisticsV2) -> MetricsV2 {
@@ -96,10 +146,60 @@ fn version_2(statistics: &StatisticsV2) -> MetricsV2 {
     memory.usage_limit = statistics.memory_limit;
     memory.swap_usage = statistics.swap_usage;
     memory.swap_limit = statistics.swap_limit;
+    memory.max_usage = statistics.memory_max_usage;
+    memory.file_writeback = named("file_writeback");
+    memory.anon_thp = named("anon_thp");
+    memory.slab_reclaimable = named("slab_reclaimable");
+    memory.slab_unreclaimable = named("slab_unreclaimable");
+    memory.workingset_refault = named("workingset_refault_file");
+    memory.workingset_activate = named("workingset_activate_file");
+    memory.workingset_nodereclaim = named("workingset_nodereclaim");
+    memory.pgrefill = named("pgrefill");
+    memory.pgscan = named("pgscan");
+    memory.pgsteal = named("pgsteal");
+    memory.pgactivate = named("pgactivate");
+    memory.pgdeactivate = named("pgdeactivate");
+    memory.pglazyfree = named("pglazyfree");
+    memory.pglazyfreed = named("pglazyfreed");
+    memory.thp_fault_alloc = named("thp_fault_alloc");
+    memory.thp_collapse_alloc = named("thp_collapse_alloc");
+    let events = |name: &str| {
+        statistics
+            .memory_events
+            .get(name)
+            .copied()
+            .unwrap_or_default()
+    };
+    let memory_events = metrics.memory_events.mut_or_insert_default();
+    memory_events.low = events("low");
+    memory_events.high = events("high");
+    memory_events.max = events("max");
+    memory_events.oom = events("oom");
+    memory_events.oom_kill = events("oom_kill");
 
     let pids = metrics.pids.mut_or_insert_default();
     pids.current = statistics.pids;
     pids.limit = statistics.pids_limit;
+    let usage = statistics.io.iter().map(|device| IOEntry {
+        major: device.major,
+        minor: device.minor,
+        rbytes: device.read_bytes,
+        wbytes: device.written_bytes,
+        rios: device.reads,
+        wios: device.writes,
+        ..IOEntry::default()
+    });
+    metrics.io.mut_or_insert_default().usage = usage.collect();
+    metrics.hugetlb = statistics
+        .huge_pages
+        .iter()
+        .map(|pages| HugeTlbStat {
+            current: pages.usage,
+            max: pages.max,
+            pagesize: pages.size.clone(),
+            ..HugeTlbStat::default()
+        })
+        .collect();
     metrics
 }
 

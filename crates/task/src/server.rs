@@ -12,7 +12,8 @@ use ttrpc::asynchronous::transport::Listener;
 
 use crate::publisher::Publisher;
 use crate::reaper::Reaper;
-use crate::service::{Runtime, Service, lock};
+use crate::requests::{Service, lock};
+use crate::runtime::Runtime;
 use crate::tasks::Tasks;
 
 /// The names of one and the same service (containerd `api/runtime/task`).
@@ -51,7 +52,13 @@ pub async fn serve(
     }
     server.start().await.map_err(io::Error::other)?;
 
-    let reap = Reaper::new()?.run(|pid, exit| lock(&tasks).ended(pid, exit));
+    let reap = Reaper::new()?.run(|pid, exit| {
+        let left_behind = lock(&tasks).ended(pid, exit);
+        if let Some(id) = left_behind {
+            let service = Arc::clone(&service);
+            tokio::spawn(async move { service.kill_remaining(&id).await });
+        }
+    });
     tokio::select! {
         result = reap => result?,
         () = shutdown.notified() => {}

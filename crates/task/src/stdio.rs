@@ -24,6 +24,12 @@ pub(crate) fn hold_readers(stdio: &Stdio) -> Vec<File> {
         .collect()
 }
 
+/// Opens a writing end of a terminal's input FIFO, never to write to it. The FIFO has to have a
+/// reader.
+pub(crate) fn hold_writer(stdio: &Stdio) -> Option<File> {
+    open_fifo(&stdio.stdin, OpenOptions::new().write(true)).ok()?
+}
+
 /// A writing end of stdin, held until the client's own has come and gone or CloseIO is called.
 ///
 /// containerd's client opens its end some time after a reader is there. Without this, a

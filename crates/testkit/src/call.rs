@@ -52,6 +52,25 @@ impl Call {
         self
     }
 
+    /// Runs it on a terminal of this size (by script(1)), as a user does. All of its output is
+    /// on stdout then.
+    pub fn on_terminal(mut self, columns: u16, lines: u16) -> Self {
+        let quoted = |text: &OsStr| format!("'{}'", text.to_string_lossy().replace('\'', "'\\''"));
+        let mut line = format!("stty cols {columns} rows {lines}; exec ");
+        line.push_str(&quoted(self.command.get_program()));
+        for argument in self.command.get_args() {
+            line.push(' ');
+            line.push_str(&quoted(argument));
+        }
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]);
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        self.command = command;
+        self
+    }
+
     /// Kills the command and fails when it takes longer.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;

@@ -6,11 +6,15 @@ mod command_line;
 mod docker;
 mod endings;
 mod events;
+mod exec;
+mod limits;
 mod linux;
 mod nothing_left;
 mod process_model;
 mod shim;
+mod stdio;
 mod task_api;
+mod terminal;
 mod versions;
 mod wasm;
 

@@ -169,7 +169,7 @@ fn a_killed_create_leaves_nothing() {
 }
 
 /// All readable memory of a process.
-fn memory(pid: i32) -> Vec<u8> {
+pub fn memory(pid: i32) -> Vec<u8> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let mut file = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut memory = Vec::new();
@@ -189,7 +189,7 @@ fn memory(pid: i32) -> Vec<u8> {
     memory
 }
 
-fn contains(memory: &[u8], text: &str) -> bool {
+pub fn contains(memory: &[u8], text: &str) -> bool {
     memory
         .windows(text.len())
         .any(|window| window == text.as_bytes())

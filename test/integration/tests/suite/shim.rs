@@ -11,13 +11,23 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::{Client, TaskClient};
 use lighter_testkit::{Process, guest, shim_binary};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 
 /// How long any call may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Paths and URIs of a process's stdio.
+#[derive(Default)]
+pub struct Stdio {
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub terminal: bool,
+}
 
 /// A shim of a pod of its own.
 pub struct Shim {
@@ -30,6 +40,11 @@ pub struct Shim {
 impl Shim {
     /// Starts one, for containers whose rootfs is that of [`Shim::rootfs`].
     pub fn start() -> Self {
+        Self::start_for(Path::new("/nowhere"))
+    }
+
+    /// The same for a containerd that takes its events at this socket.
+    pub fn start_for(events: &Path) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("lighter-shim-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(&namespace);
@@ -38,7 +53,7 @@ impl Shim {
             fs::create_dir(folder.join("rootfs").join(folder_of_root)).unwrap();
         }
         fs::copy("/bin/busybox", folder.join("rootfs/bin/sh")).unwrap();
-        for name in ["hello", "sleep"] {
+        for name in ["hello", "sleep", "cat", "exit", "env-args"] {
             fs::copy(guest(name), folder.join(format!("rootfs/{name}.wasm"))).unwrap();
         }
         // What `start` reads before it forks the shim.
@@ -54,7 +69,7 @@ impl Shim {
                 "/nowhere",
                 "start",
             ])
-            .env("TTRPC_ADDRESS", folder.join("no-containerd"))
+            .env("TTRPC_ADDRESS", events)
             .env("PROXY_PASSWORD", "secret-of-containerd")
             .stdin(std::process::Stdio::null())
             .current_dir(&folder)
@@ -133,6 +148,7 @@ impl Shim {
         for (name, field) in [
             ("stdin", &mut request.stdin),
             ("stdout", &mut request.stdout),
+            ("stderr", &mut request.stderr),
         ] {
             let path = bundle.join(name);
             if path.exists() {
@@ -160,10 +176,164 @@ impl Shim {
         started.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Exec of `process` (as of the OCI runtime specification) with the FIFOs or files that
+    /// `stdio` names.
+    pub fn exec(&self, id: &str, exec: &str, process: &Value, stdio: Stdio) -> Result<(), String> {
+        let mut request = api::ExecProcessRequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        request.stdin = stdio.stdin;
+        request.stdout = stdio.stdout;
+        request.stderr = stdio.stderr;
+        request.terminal = stdio.terminal;
+        request.spec.mut_or_insert_default().value = process.to_string().into_bytes();
+        let added = self.client.exec(context(), &request);
+        added.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The description of a process that runs `args`.
+    pub fn process(&self, args: &[&str]) -> Value {
+        self.spec("x", args)["process"].clone()
+    }
+
+    /// Start of an exec.
+    pub fn start_exec(&self, id: &str, exec: &str) -> Result<i32, String> {
+        let mut request = api::StartRequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        let started = self.client.start(context(), &request);
+        started
+            .map(|response| response.pid.cast_signed())
+            .map_err(|error| error.to_string())
+    }
+
+    /// Runs an exec to its end and deletes it. Answers its status.
+    pub fn run_exec(&self, id: &str, exec: &str, process: &Value) -> Result<u32, String> {
+        self.exec(id, exec, process, Stdio::default())?;
+        let started = self.start_exec(id, exec);
+        if started.is_ok() {
+            self.wait_for(id, exec)?;
+        }
+        let status = self.delete_exec(id, exec)?;
+        started.map(|_| status)
+    }
+
+    /// Waits for the end of an exec and answers its status.
+    pub fn wait_for(&self, id: &str, exec: &str) -> Result<u32, String> {
+        let mut request = api::WaitRequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        let ended = self.client.wait(context(), &request);
+        ended
+            .map(|response| response.exit_status)
+            .map_err(|error| error.to_string())
+    }
+
+    pub fn delete_exec(&self, id: &str, exec: &str) -> Result<u32, String> {
+        let mut request = api::DeleteRequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        let deleted = self.client.delete(context(), &request);
+        deleted
+            .map(|response| response.exit_status)
+            .map_err(|error| error.to_string())
+    }
+
+    pub fn state(&self, id: &str, exec: &str) -> Result<api::StateResponse, String> {
+        let mut request = api::StateRequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        let state = self.client.state(context(), &request);
+        state.map_err(|error| error.to_string())
+    }
+
+    pub fn resize(&self, id: &str, exec: &str, height: u32, width: u32) -> Result<(), String> {
+        let mut request = api::ResizePtyRequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        (request.height, request.width) = (height, width);
+        let resized = self.client.resize_pty(context(), &request);
+        resized.map(drop).map_err(|error| error.to_string())
+    }
+
+    pub fn close_stdin(&self, id: &str, exec: &str) {
+        let mut request = api::CloseIORequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        request.stdin = true;
+        self.client.close_io(context(), &request).unwrap();
+    }
+
+    pub fn pause(&self, id: &str) -> Result<(), String> {
+        let mut request = api::PauseRequest::new();
+        request.id = id.to_owned();
+        let paused = self.client.pause(context(), &request);
+        paused.map(drop).map_err(|error| error.to_string())
+    }
+
+    pub fn resume(&self, id: &str) -> Result<(), String> {
+        let mut request = api::ResumeRequest::new();
+        request.id = id.to_owned();
+        let resumed = self.client.resume(context(), &request);
+        resumed.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Update to `resources` (`linux.resources` of the OCI runtime specification).
+    pub fn update(&self, id: &str, resources: &Value) -> Result<(), String> {
+        let mut request = api::UpdateTaskRequest::new();
+        request.id = id.to_owned();
+        request.resources.mut_or_insert_default().value = resources.to_string().into_bytes();
+        let updated = self.client.update(context(), &request);
+        updated.map(drop).map_err(|error| error.to_string())
+    }
+
+    pub fn checkpoint(&self, id: &str) -> Result<(), String> {
+        let mut request = api::CheckpointTaskRequest::new();
+        request.id = id.to_owned();
+        let done = self.client.checkpoint(context(), &request);
+        done.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The processes of a task.
+    pub fn pids(&self, id: &str) -> Vec<i32> {
+        let mut request = api::PidsRequest::new();
+        request.id = id.to_owned();
+        let pids = self.client.pids(context(), &request).unwrap().processes;
+        pids.iter().map(|info| info.pid.cast_signed()).collect()
+    }
+
+    /// A FIFO in the bundle of `id`.
+    pub fn fifo(&self, id: &str, name: &str) -> PathBuf {
+        fs::create_dir_all(self.bundle(id)).unwrap();
+        let path = self.bundle(id).join(name);
+        mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+        path
+    }
+
+    /// Signals an exec by number, whether there is such a signal or not.
+    pub fn kill_number(&self, id: &str, exec: &str, signal: u32) -> Result<(), String> {
+        let mut request = api::KillRequest::new();
+        request.id = id.to_owned();
+        request.exec_id = exec.to_owned();
+        request.signal = signal;
+        let killed = self.client.kill(context(), &request);
+        killed.map(drop).map_err(|error| error.to_string())
+    }
+
     pub fn kill(&self, id: &str, signal: Signal) -> Result<(), String> {
         let mut request = api::KillRequest::new();
         request.id = id.to_owned();
         request.signal = signal as u32;
+        let killed = self.client.kill(context(), &request);
+        killed.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Signals all processes of a task.
+    pub fn kill_all(&self, id: &str, signal: Signal) -> Result<(), String> {
+        let mut request = api::KillRequest::new();
+        request.id = id.to_owned();
+        request.signal = signal as u32;
+        request.all = true;
         let killed = self.client.kill(context(), &request);
         killed.map(drop).map_err(|error| error.to_string())
     }

@@ -57,41 +57,14 @@ fn metrics_count_time_memory_and_processes() {
 }
 
 #[test]
-fn what_is_not_supported_says_so() {
-    let image = sleeping();
-    let containerd = containerd_with(&image);
-    let id = containerd.run(&image).detach();
-    for call in [
-        &["tasks", "exec", "--exec-id", "e", &id, "/sleep.wasm"][..],
-        &["tasks", "pause", &id],
-        &["tasks", "checkpoint", &id],
-    ] {
-        let output = containerd.ctr(call).output();
-        assert_ne!(output.code(), 0, "{call:?}");
-        assert!(
-            output.stderr.contains("not supported"),
-            "{call:?}: {}",
-            output.stderr
-        );
-        assert!(
-            !output.stderr.contains("not found"),
-            "{call:?}: {}",
-            output.stderr
-        );
-    }
-    containerd.remove(&id);
-}
-
-#[test]
-fn a_terminal_is_refused_by_name() {
+fn a_checkpoint_is_refused_with_the_reason() {
     let shim = Shim::start();
-    let spec = shim.spec("tty", &["/hello.wasm"]);
-    let error = shim.create_with_terminal("tty", &spec).unwrap_err();
-    assert!(
-        error.contains("terminals") && error.contains("not supported"),
-        "{error}"
-    );
+    shim.create("a", &shim.spec("a", &["/sleep.wasm", "100"]))
+        .unwrap();
+    let error = shim.checkpoint("a").unwrap_err();
     assert!(error.contains("UNIMPLEMENTED"), "{error}");
+    assert!(error.contains("CRIU"), "{error}");
+    shim.remove("a");
 }
 
 #[test]

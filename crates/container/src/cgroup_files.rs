@@ -1,0 +1,116 @@
+//! Files of a container's cgroup that libcgroups has no access to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use libcgroups::common::{CgroupSetup, DEFAULT_CGROUP_ROOT, get_cgroup_setup};
+use libcgroups::v1::ControllerType;
+use libcgroups::v1::util::{get_subsystem_mount_point, list_supported_mount_points};
+use lighter_core::{ErrorClass, Failure};
+use oci_spec::runtime::Spec;
+
+use crate::manage::ContainerLocation;
+
+/// Counts kills for want of memory on cgroup v1.
+pub(crate) const MEMORY_EVENTS_V1: &str = "memory.oom_control";
+/// Counts kills for want of memory on cgroup v2.
+pub(crate) const MEMORY_EVENTS_V2: &str = "memory.events";
+
+/// Refuses a cgroup path of the form `slice:prefix:name`, which asks for systemd's driver: it
+/// must not become a plain path with colons that nobody accounts for.
+pub(crate) fn check_driver(spec: &Spec) -> Result<(), Failure> {
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_ref());
+    let is_systemd = path.is_some_and(|path| path.to_string_lossy().split(':').count() == 3);
+    if !is_systemd {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ErrorClass::Unimplemented,
+        "the systemd cgroup driver is not supported yet; configure the cgroupfs driver (SystemdCgroup = false)",
+    ))
+}
+
+/// Whether the host has the unified hierarchy alone.
+pub(crate) fn is_unified() -> Result<bool, Failure> {
+    match get_cgroup_setup() {
+        Ok(setup) => Ok(matches!(setup, CgroupSetup::Unified)),
+        Err(error) => Err(Failure::from_error(ErrorClass::Internal, &error)),
+    }
+}
+
+/// The folder of the container's cgroup in the hierarchy that has `controller`.
+pub(crate) fn folder(
+    location: &ContainerLocation,
+    controller: ControllerType,
+) -> Result<PathBuf, Failure> {
+    let path = location.cgroup_path().ok_or_else(|| {
+        Failure::new(
+            ErrorClass::NotFound,
+            format!("container {} has no cgroup", location.id),
+        )
+    })?;
+    let root = if is_unified()? {
+        PathBuf::from(DEFAULT_CGROUP_ROOT)
+    } else {
+        get_subsystem_mount_point(&controller)
+            .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?
+    };
+    Ok(root.join(path.strip_prefix("/").unwrap_or(&path)))
+}
+
+/// Puts this process into the container's cgroup, in every hierarchy.
+///
+/// On cgroup v2 a container may have moved its init further down, and then the kernel refuses
+/// its own cgroup ("no internal processes"): this process follows init there, as with runc.
+pub(crate) fn join(location: &ContainerLocation, init: i32) -> Result<(), Failure> {
+    let failed = |folder: &Path, error: std::io::Error| {
+        Failure::internal(format!(
+            "cannot join the cgroup {}: {error}",
+            folder.display()
+        ))
+    };
+    // 0 stands for the process that writes.
+    let enter = |folder: &Path| std::fs::write(folder.join("cgroup.procs"), "0");
+    if is_unified()? {
+        let folder = folder(location, ControllerType::Memory)?;
+        return match enter(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                let below = unified_cgroup_of(init).map_err(|error| failed(&folder, error))?;
+                enter(&below).map_err(|error| failed(&below, error))
+            }
+            entered => entered.map_err(|error| failed(&folder, error)),
+        };
+    }
+    let path = location.cgroup_path().unwrap_or_default();
+    let roots = list_supported_mount_points()
+        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
+    let roots: BTreeSet<PathBuf> = roots.into_values().collect();
+    for root in roots {
+        let folder = root.join(path.strip_prefix("/").unwrap_or(&path));
+        // libcgroups makes none where the container asks for nothing.
+        if folder.is_dir() {
+            enter(&folder).map_err(|error| failed(&folder, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder of a process's cgroup on the unified hierarchy (cgroups(7), /proc/pid/cgroup).
+fn unified_cgroup_of(pid: i32) -> std::io::Result<PathBuf> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = table.lines().find_map(|line| line.strip_prefix("0::/"));
+    Ok(Path::new(DEFAULT_CGROUP_ROOT).join(path.unwrap_or_default()))
+}
+
+/// A file of lines of a name and a number. Empty if there is no such file.
+pub(crate) fn read_keyed(path: &Path) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    });
+    lines.collect()
+}

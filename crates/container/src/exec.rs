@@ -1,0 +1,431 @@
+//! Exec: one process more in a container that runs.
+//!
+//! libcontainer can add a process too, but not as this container's: it leaves out the seccomp
+//! profile, the user namespace and the groups of the process, and needs a `/proc` and a devpts
+//! in the container (docs/decisions/0006). What it has for a single step is used.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use libcontainer::syscall::Syscall;
+use libcontainer::syscall::syscall::create_syscall;
+use libcontainer::{apparmor, capabilities, seccomp, tty, utils};
+use lighter_core::{ErrorClass, Executed, Failure, Stdio};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, chdir, pipe2, setgroups, setresgid, setresuid};
+use oci_spec::runtime::{Process, Spec};
+
+use crate::console::{self, Terminal};
+use crate::create::{load_spec, open_descriptors};
+use crate::diagnosis::Diagnosis;
+use crate::executor::{ContainerExecutor, Workload};
+use crate::fork::{fork_sibling, pidfd_open};
+use crate::manage::ContainerLocation;
+use crate::{cgroup_files, init, stdio};
+
+/// Most of what is read of a process's description, in bytes.
+const MAX_PROCESS: u64 = 4 << 20;
+/// `CLONE_NEWTIME` (linux/sched.h).
+const TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
+
+/// What Exec is asked for.
+#[derive(Clone, Debug)]
+pub struct ExecRequest {
+    /// Which container, and where its files are.
+    pub location: ContainerLocation,
+    /// Process id of its init, which has not been reaped.
+    pub init: i32,
+    /// The file that describes the process, as `process` of the OCI runtime specification.
+    pub process: PathBuf,
+    /// Where the process reads and writes.
+    pub stdio: Stdio,
+}
+
+/// Runs one process more in the container: in its namespaces and cgroup, with the user and
+/// capabilities of the request, and the seccomp profile of the container. It is a child of the
+/// shim.
+///
+/// `workload` finds out what its program is, from a spec with the process, the path that the
+/// root of the container is seen at, and whether the container is a guest's. What the shim needs
+/// is put into `handed`, and named in the answer.
+///
+/// Runs in a fork of the shim, see [`crate::Operation`]. A program that cannot be executed is an
+/// error, with the wording of runc, from which `docker exec` derives its exit codes.
+pub fn exec(
+    request: &ExecRequest,
+    handed: &mut Vec<OwnedFd>,
+    workload: impl FnOnce(&Spec, &Path, bool) -> Result<Workload, Failure>,
+) -> Result<Executed, Failure> {
+    let location = &request.location;
+    run(request, handed, workload).map_err(|failure| {
+        Failure::new(
+            failure.class,
+            format!(
+                "exec failed in container {}: unable to start container process: {}",
+                location.id, failure.message
+            ),
+        )
+    })
+}
+
+fn run(
+    request: &ExecRequest,
+    handed: &mut Vec<OwnedFd>,
+    workload: impl FnOnce(&Spec, &Path, bool) -> Result<Workload, Failure>,
+) -> Result<Executed, Failure> {
+    let location = &request.location;
+    let is_guest = location.guest_bundle().exists();
+    let mut spec = load_spec(&location.bundle)?;
+    let process = load_process(&request.process)?;
+    spec.set_process(Some(process.clone()));
+    let init = Init::find(request.init)?;
+    // The mounts are there already, below the root of init.
+    spec.set_mounts(None);
+    let workload = workload(&spec, &init.root(), is_guest)?;
+    let code = open_descriptors()?;
+
+    let owner = stdio::host_owner(&spec, Some(&process));
+    let mut opened = stdio::open(&request.stdio, owner, location)?;
+    let mut executed = Executed {
+        logger: opened.logger,
+        ..Executed::default()
+    };
+    let terminal = request.stdio.terminal;
+    let failed =
+        |error: std::io::Error| Failure::internal(format!("cannot make the terminal: {error}"));
+    let mut socket = None;
+    let stdio = if !terminal {
+        ChildStdio::Files([
+            opened.stdin.take(),
+            opened.stdout.take(),
+            opened.stderr.take(),
+        ])
+    } else if is_guest {
+        let Terminal { master, slave } = console::open(Some(&process)).map_err(failed)?;
+        opened.hand_over(master, &mut executed, handed);
+        ChildStdio::Slave(slave)
+    } else {
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        socket = Some((ours, opened));
+        ChildStdio::Console(theirs)
+    };
+
+    let diagnosis = Diagnosis::start()
+        .map_err(|error| Failure::internal(format!("cannot make a memory file: {error}")))?;
+    let (outcome, report) = pipe2(OFlag::O_CLOEXEC)
+        .map_err(|error| Failure::internal(format!("cannot make a pipe: {error}")))?;
+    join(location, &process, &init)?;
+    let executor = ContainerExecutor::new(workload, code, false, diagnosis.clone());
+    let child = Child {
+        spec: &spec,
+        process: &process,
+        executor,
+        has_user_namespace: init.namespaces.contains(CloneFlags::CLONE_NEWUSER),
+    };
+    executed.pid = fork_sibling(|| {
+        let failure = child.run(stdio);
+        let mut report = File::from(report);
+        let _ = report.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
+        1
+    })
+    .map_err(|error| Failure::internal(format!("cannot fork: {error}")))?;
+    // The fork has dropped what it got of these; here they keep the pipe and the socket open.
+    drop(child);
+    wait_for_exec(outcome, &diagnosis)?;
+    if let Some((socket, opened)) = socket {
+        let master = console::receive(&socket).map_err(failed)?;
+        console::adopt(&master, Some(&process), owner).map_err(failed)?;
+        opened.hand_over(master, &mut executed, handed);
+    }
+    Ok(executed)
+}
+
+/// Waits until the process has become its program, which closes the pipe, or says why not.
+fn wait_for_exec(outcome: OwnedFd, diagnosis: &Diagnosis) -> Result<(), Failure> {
+    let mut report = Vec::new();
+    File::from(outcome)
+        .read_to_end(&mut report)
+        .map_err(|error| Failure::internal(format!("cannot read from the process: {error}")))?;
+    if report.is_empty() {
+        return Ok(());
+    }
+    let failure = serde_json::from_slice(&report)
+        .unwrap_or_else(|_| Failure::internal("the process ended while it was set up"));
+    Err(diagnosis.explain(failure))
+}
+
+fn load_process(path: &Path) -> Result<Process, Failure> {
+    let malformed = |error: &dyn std::fmt::Display| {
+        Failure::invalid(format!("the process's description is malformed: {error}"))
+    };
+    let mut text = Vec::new();
+    let file = File::open(path)
+        .map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
+    file.take(MAX_PROCESS)
+        .read_to_end(&mut text)
+        .map_err(|error| malformed(&error))?;
+    serde_json::from_slice(&text).map_err(|error| malformed(&error))
+}
+
+/// The container's init, seen from outside.
+struct Init {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// What it has that this process has not.
+    namespaces: CloneFlags,
+}
+
+impl Init {
+    fn find(pid: i32) -> Result<Self, Failure> {
+        let gone = || {
+            Failure::new(
+                ErrorClass::FailedPrecondition,
+                "the container's init has ended",
+            )
+        };
+        let pidfd = pidfd_open(pid).map_err(|_| gone())?;
+        // The shim's child: no other process has got the number of one that has just ended.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if parent != Some(nix::unistd::getppid().as_raw()) {
+            return Err(gone());
+        }
+        Ok(Self {
+            pid,
+            pidfd,
+            namespaces: differing_namespaces(pid).map_err(|_| gone())?,
+        })
+    }
+
+    /// The root of its file system.
+    fn root(&self) -> PathBuf {
+        format!("/proc/{}/root", self.pid).into()
+    }
+}
+
+fn differing_namespaces(pid: i32) -> std::io::Result<CloneFlags> {
+    let identity = |path: String| {
+        let metadata = std::fs::metadata(path)?;
+        std::io::Result::Ok((metadata.dev(), metadata.ino()))
+    };
+    let mut differing = CloneFlags::empty();
+    for (name, flag) in [
+        ("user", CloneFlags::CLONE_NEWUSER),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+        ("time", TIME),
+    ] {
+        // A kernel may lack a kind.
+        let Ok(own) = identity(format!("/proc/self/ns/{name}")) else {
+            continue;
+        };
+        if own != identity(format!("/proc/{pid}/ns/{name}"))? {
+            differing |= flag;
+        }
+    }
+    Ok(differing)
+}
+
+/// Takes this process into the container, as far as its child inherits that: limits while the
+/// right to set them is there, the cgroup, and then the namespaces.
+fn join(location: &ContainerLocation, process: &Process, init: &Init) -> Result<(), Failure> {
+    let syscall = create_syscall();
+    for limit in process.rlimits().iter().flatten() {
+        syscall.set_rlimit(limit).map_err(|error| {
+            let failure = Failure::from_error(ErrorClass::Internal, &error);
+            Failure::internal(format!("cannot set the limit {}: {failure}", limit.typ()))
+        })?;
+    }
+    if let Some(score) = process.oom_score_adj() {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|error| Failure::internal(format!("cannot set the OOM score: {error}")))?;
+    }
+    let root = File::open(init.root())
+        .map_err(|error| Failure::internal(format!("cannot open the root: {error}")))?;
+    cgroup_files::join(location, init.pid)?;
+    let failed = |what: &str, error: Errno| {
+        Failure::internal(format!("cannot {what} of the container: {error}"))
+    };
+    if !init.namespaces.is_empty() {
+        setns(&init.pidfd, init.namespaces)
+            .map_err(|error| failed("join the namespaces", error))?;
+    }
+    if !init.namespaces.contains(CloneFlags::CLONE_NEWNS) {
+        // Without a mount namespace of its own init has changed its root by chroot.
+        nix::unistd::fchdir(&root).map_err(|error| failed("enter the root", error))?;
+        nix::unistd::chroot(".").map_err(|error| failed("enter the root", error))?;
+    }
+    Ok(())
+}
+
+/// What descriptors 0 to 2 of the new process become.
+enum ChildStdio {
+    /// Files, `/dev/null` where there is none.
+    Files([Option<OwnedFd>; 3]),
+    /// A terminal of the host.
+    Slave(OwnedFd),
+    /// A terminal of the container's devpts, whose master goes over this socket.
+    Console(UnixStream),
+}
+
+/// The new process, after the fork.
+struct Child<'a> {
+    spec: &'a Spec,
+    process: &'a Process,
+    executor: ContainerExecutor,
+    has_user_namespace: bool,
+}
+
+impl Child<'_> {
+    /// Becomes the program. Returns only if it cannot.
+    fn run(&self, stdio: ChildStdio) -> Failure {
+        match self.set_up(stdio) {
+            Ok(()) => Failure::invalid(self.executor.run(self.spec).message),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Makes of this process what the request describes, in the order of libcontainer's init.
+    fn set_up(&self, stdio: ChildStdio) -> Result<(), Failure> {
+        let process = self.process;
+        let syscall = create_syscall();
+        let syscall = syscall.as_ref();
+        nix::unistd::setsid().map_err(|error| internal("setsid", &error))?;
+        if self.has_user_namespace {
+            // The shim's user may have no place in the namespace; its root has.
+            set_user(0, 0).map_err(|error| internal("become root", &error))?;
+        }
+        connect(stdio, syscall)?;
+        let no_new_privileges = process.no_new_privileges() == Some(true);
+        if no_new_privileges {
+            nix::sys::prctl::set_no_new_privs()
+                .map_err(|error| internal("set no_new_privileges", &error))?;
+        }
+        if let Some(profile) = process.apparmor_profile() {
+            apparmor::apply_profile(profile)
+                .map_err(|error| internal("apply the AppArmor profile", &error))?;
+        }
+        if let Some(mask) = process.user().umask() {
+            nix::sys::stat::umask(Mode::from_bits_truncate(mask));
+        }
+        self.become_user()?;
+        // Changing the user has taken the effective ones, which seccomp needs.
+        capabilities::reset_effective(syscall)
+            .map_err(|error| internal("reset capabilities", &error))?;
+        if !no_new_privileges {
+            self.load_seccomp()?;
+        }
+        if let Some(wanted) = process.capabilities() {
+            capabilities::drop_privileges(wanted, syscall)
+                .map_err(|error| internal("drop capabilities", &error))?;
+        }
+        // Fails for a folder that is not below the root any more.
+        nix::unistd::getcwd().map_err(|error| internal("verify the working directory", &error))?;
+        if let Some(home) = utils::get_user_home(process.user().uid()) {
+            self.executor.set_home(home.to_string_lossy().into_owned());
+        }
+        self.executor.check(self.spec)?;
+        if no_new_privileges {
+            self.load_seccomp()?;
+        }
+        init::close_descriptors_on_exec();
+        Ok(())
+    }
+
+    fn become_user(&self) -> Result<(), Failure> {
+        let user = self.process.user();
+        let cwd = self.process.cwd();
+        // As root first: the user may not be allowed to pass the folders above. But root may be
+        // refused where the user is not, on a network file system.
+        let early = chdir(cwd);
+        let groups: Vec<Gid> = user
+            .additional_gids()
+            .iter()
+            .flatten()
+            .map(|gid| Gid::from_raw(*gid))
+            .collect();
+        match setgroups(&groups) {
+            Err(error) if !groups.is_empty() => return Err(internal("set groups", &error)),
+            _ => {}
+        }
+        set_user(user.uid(), user.gid()).map_err(|error| internal("change the user", &error))?;
+        match early {
+            Err(Errno::EACCES | Errno::EPERM) => chdir(cwd),
+            early => early,
+        }
+        .map_err(|error| {
+            Failure::invalid(format!(
+                "chdir to cwd ({cwd:?}) failed: {}",
+                error.desc().to_lowercase()
+            ))
+        })
+    }
+
+    fn load_seccomp(&self) -> Result<(), Failure> {
+        let linux = self.spec.linux().as_ref();
+        let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
+            return Ok(());
+        };
+        if seccomp::is_notify(profile) {
+            return Err(Failure::new(
+                ErrorClass::Unimplemented,
+                "the container's seccomp profile asks an agent about system calls (SCMP_ACT_NOTIFY), which exec does not support",
+            ));
+        }
+        seccomp::initialize_seccomp(profile)
+            .map(drop)
+            .map_err(|error| internal("load the seccomp profile", &error))
+    }
+}
+
+/// Changes all user and group ids, and keeps the capabilities to drop the right ones later.
+fn set_user(uid: u32, gid: u32) -> nix::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::sys::prctl::set_keepcaps(true)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    nix::sys::prctl::set_keepcaps(false)
+}
+
+/// Makes `stdio` descriptors 0 to 2.
+fn connect(stdio: ChildStdio, syscall: &dyn Syscall) -> Result<(), Failure> {
+    match stdio {
+        ChildStdio::Files(files) => {
+            for (number, file) in (0..).zip(files) {
+                if let Some(file) = file {
+                    init::place(&file, number).map_err(|error| internal("set stdio", &error))?;
+                }
+            }
+        }
+        ChildStdio::Slave(slave) => {
+            for number in 0..3 {
+                init::place(&slave, number).map_err(|error| internal("set stdio", &error))?;
+            }
+            console::take_control().map_err(|error| internal("take the terminal", &error))?;
+        }
+        // libcontainer closes the socket.
+        ChildStdio::Console(socket) => {
+            tty::setup_console(syscall, socket.into_raw_fd(), false)
+                .map_err(|error| internal("make the terminal", &error))?;
+        }
+    }
+    Ok(())
+}
+
+fn internal(what: &str, error: &(impl std::error::Error + 'static)) -> Failure {
+    let failure = Failure::from_error(ErrorClass::Internal, error);
+    Failure::internal(format!("cannot {what}: {failure}"))
+}

@@ -1,0 +1,132 @@
+//! Loggers: programs of the node that take a container's output (`binary://`, containerd
+//! `docs/runtime-v2.md`, "Logging plugins").
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use lighter_core::Failure;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use url::Url;
+
+use crate::fork::{fork_sibling, place_descriptors};
+use crate::init::reset_signals;
+use crate::manage::ContainerLocation;
+
+/// A logger that runs, and what to write to it.
+pub(crate) struct Logger {
+    pub(crate) pid: i32,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// Starts the logger that `uri` names, and waits until it says that it is ready.
+///
+/// It becomes a child of the shim. Its descriptors are 3 for stdout, 4 for stderr and 5 to
+/// close when it is ready; its environment is `CONTAINER_ID` and `CONTAINER_NAMESPACE`; its
+/// arguments are the URI's query.
+pub(crate) fn start(uri: &str, location: &ContainerLocation) -> Result<Logger, Failure> {
+    let (program, args) = command(uri)?;
+    let environment = [
+        format!("CONTAINER_ID={}", location.id),
+        format!("CONTAINER_NAMESPACE={}", location.namespace),
+    ];
+    let failed =
+        |error: io::Error| Failure::internal(format!("cannot start the logger {program}: {error}"));
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()));
+    let (stdout_reader, stdout) = pipe()?;
+    let (stderr_reader, stderr) = pipe()?;
+    let (ready, ready_writer) = pipe()?;
+    let (trouble, trouble_writer) = pipe()?;
+    let strings = |list: &[String]| -> io::Result<Vec<CString>> {
+        let strings = list.iter().map(|text| CString::new(text.as_str()));
+        strings
+            .collect::<Result<_, _>>()
+            .map_err(|_| io::ErrorKind::InvalidInput.into())
+    };
+    let path = CString::new(program.as_str()).map_err(|error| failed(error.into()))?;
+    let args = strings(&args).map_err(failed)?;
+    let environment = strings(&environment).map_err(failed)?;
+    let pid = fork_sibling(|| {
+        let _ = nix::unistd::setsid();
+        reset_signals();
+        let placed = place_descriptors(
+            &[
+                stdout_reader.as_raw_fd(),
+                stderr_reader.as_raw_fd(),
+                ready_writer.as_raw_fd(),
+            ],
+            trouble_writer.as_raw_fd(),
+        );
+        if let Ok(mut trouble) = placed {
+            let Err(error) = nix::unistd::execve(&path, &args, &environment);
+            let _ = write!(trouble, "{}", io::Error::from(error));
+        }
+        1
+    })
+    .map_err(failed)?;
+    drop((stdout_reader, stderr_reader, ready_writer, trouble_writer));
+    let mut why = String::new();
+    File::from(trouble)
+        .read_to_string(&mut why)
+        .map_err(failed)?;
+    if !why.is_empty() {
+        return Err(failed(io::Error::other(why)));
+    }
+    // A byte or the end of file says that it is ready.
+    let _ = File::from(ready).read(&mut [0]).map_err(failed)?;
+    Ok(Logger {
+        pid,
+        stdout,
+        stderr,
+    })
+}
+
+/// The program in a `binary://` URI, and its arguments, itself first.
+fn command(uri: &str) -> Result<(String, Vec<String>), Failure> {
+    let malformed =
+        |why: &str| Failure::invalid(format!("the logger's URI {uri:?} is malformed: {why}"));
+    let url = Url::parse(uri).map_err(|error| malformed(&error.to_string()))?;
+    let program = percent_decode(url.path());
+    if !program.starts_with('/') || url.host_str().is_some() {
+        return Err(malformed("it has to be binary:///PATH"));
+    }
+    let mut args = vec![program.clone()];
+    for (name, value) in url.query_pairs() {
+        args.push(name.into_owned());
+        if !value.is_empty() {
+            args.push(value.into_owned());
+        }
+    }
+    Ok((program, args))
+}
+
+/// A path has the encoding of a query's value, but for the plus sign.
+fn percent_decode(path: &str) -> String {
+    let query = format!("{}=", path.replace('+', "%2B"));
+    url::form_urlencoded::parse(query.as_bytes())
+        .next()
+        .map(|(name, _)| name.into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_becomes_arguments() {
+        let (program, args) = command("binary:///opt/a%20b+c?--file=/tmp/x%3Dy&--quiet").unwrap();
+        assert_eq!(program, "/opt/a b+c");
+        assert_eq!(args, ["/opt/a b+c", "--file", "/tmp/x=y", "--quiet"]);
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused() {
+        for uri in ["binary://host/path", "binary:logger", "binary://"] {
+            assert!(command(uri).is_err(), "{uri}");
+        }
+    }
+}

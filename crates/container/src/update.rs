@@ -1,0 +1,131 @@
+//! New limits for a container that exists.
+
+use std::fs;
+use std::path::PathBuf;
+
+use libcgroups::common::{CgroupManager, ControllerOpt};
+use libcgroups::v1::ControllerType;
+use lighter_core::{ErrorClass, Failure};
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use crate::cgroup_files::{folder, is_unified};
+use crate::manage::ContainerLocation;
+
+/// Files that an update may write, by cgroup version and controller. Those that bound each
+/// other come twice, so that one of the two orders is accepted when they are written back.
+const FILES_V1: &[(ControllerType, &[&str])] = &[
+    (
+        ControllerType::Cpu,
+        &[
+            "cpu.shares",
+            "cpu.cfs_quota_us",
+            "cpu.cfs_period_us",
+            "cpu.cfs_quota_us",
+            "cpu.cfs_burst_us",
+            "cpu.rt_runtime_us",
+            "cpu.rt_period_us",
+            "cpu.idle",
+        ],
+    ),
+    (ControllerType::CpuSet, &["cpuset.cpus", "cpuset.mems"]),
+    (
+        ControllerType::Memory,
+        &[
+            "memory.memsw.limit_in_bytes",
+            "memory.limit_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            "memory.soft_limit_in_bytes",
+            "memory.swappiness",
+        ],
+    ),
+    (ControllerType::Pids, &["pids.max"]),
+    (ControllerType::Blkio, &["blkio.weight", "blkio.bfq.weight"]),
+];
+const FILES_V2: &[&str] = &[
+    "cpu.weight",
+    "cpu.max",
+    "cpu.max.burst",
+    "cpu.idle",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "memory.max",
+    "memory.high",
+    "memory.low",
+    "memory.min",
+    "memory.swap.max",
+    "pids.max",
+    "io.weight",
+    "io.bfq.weight",
+];
+
+/// Changes the container's limits to those that `resources` names, a JSON document of the OCI
+/// runtime specification's `linux.resources`. Runs in a fork of the shim.
+///
+/// If the kernel refuses one, all others are what they were before, too. Device rules are not
+/// changed: a container's devices are made with it.
+pub fn update(location: &ContainerLocation, resources: &[u8]) -> Result<(), Failure> {
+    let refused = |why: &dyn std::fmt::Display| {
+        Failure::invalid(format!(
+            "cannot update container {}: {why}; its limits are what they were",
+            location.id
+        ))
+    };
+    let mut resources: LinuxResources = serde_json::from_slice(resources)
+        .map_err(|error| refused(&format!("the resources are malformed: {error}")))?;
+    resources.set_devices(None);
+    let cgroup = location.require_cgroup()?;
+    let old = Limits::read(location)?;
+    let applied = cgroup.apply(&ControllerOpt {
+        resources: &resources,
+        disable_oom_killer: oom_killer_is_disabled(location),
+        oom_score_adj: None,
+        freezer_state: None,
+    });
+    applied.map_err(|error| {
+        old.write_back();
+        refused(&Failure::from_error(ErrorClass::InvalidArgument, &error))
+    })
+}
+
+fn oom_killer_is_disabled(location: &ContainerLocation) -> bool {
+    let spec = Spec::load(location.bundle.join("config.json")).ok();
+    spec.as_ref()
+        .and_then(|spec| spec.linux().as_ref()?.resources().as_ref())
+        .and_then(|resources| resources.memory().as_ref()?.disable_oom_killer())
+        .unwrap_or_default()
+}
+
+/// The limits of a cgroup, as its files have them.
+struct Limits(Vec<(PathBuf, String)>);
+
+impl Limits {
+    fn read(location: &ContainerLocation) -> Result<Self, Failure> {
+        let mut paths = Vec::new();
+        if is_unified()? {
+            let folder = folder(location, ControllerType::Memory)?;
+            paths.extend(FILES_V2.iter().map(|name| folder.join(name)));
+        } else {
+            for (controller, names) in FILES_V1 {
+                // A host may lack a controller, and a limit of it cannot have been changed.
+                if let Ok(folder) = folder(location, *controller) {
+                    paths.extend(names.iter().map(|name| folder.join(name)));
+                }
+            }
+        }
+        let values = paths.into_iter().filter_map(|path| {
+            let value = fs::read_to_string(&path).ok()?;
+            Some((path, value))
+        });
+        Ok(Self(values.collect()))
+    }
+
+    fn write_back(&self) {
+        for (path, value) in &self.0 {
+            let is_same = fs::read_to_string(path).is_ok_and(|now| now == *value);
+            if !is_same {
+                // Files that bound each other come twice; what is left cannot be mended.
+                let _ = fs::write(path, value.trim());
+            }
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! What each call of the task API does.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use lighter_core::{
+    ContainerId, Created, ErrorClass, Executed, Exit, Failure, INIT, Mount, Request, Statistics,
+    Stdio,
+};
+use nix::errno::Errno;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+use crate::operation::Operation;
+use crate::raw::readable;
+use crate::reaper::now;
+use crate::runtime::{CreateTask, ExecTask, Runtime, Target};
+use crate::tasks::{Process, Stdin, Task, Tasks};
+
+/// A first start of an image compiles it, which has two minutes of its own. So may an exec.
+const MAKE_LIMIT: Duration = Duration::from_secs(150);
+/// Hooks run in start and delete.
+const OPERATION_LIMIT: Duration = Duration::from_secs(60);
+/// How long a logger may take to write what it has got, as with runc.
+const LOGGER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a terminal's output may take to reach the client after the process's end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether a logger has ended.
+const LOGGER_PAUSE: Duration = Duration::from_millis(20);
+
+/// The task service of one shim.
+pub(crate) struct Service {
+    pub(crate) runtime: Box<dyn Runtime>,
+    /// Never held across an await.
+    tasks: Arc<Mutex<Tasks>>,
+    pub(crate) shutdown: Arc<Notify>,
+}
+
+/// A request that is legal, as the runtime names its task.
+struct Accepted {
+    target: Target,
+    /// Of the process that is asked for.
+    pid: i32,
+    paused: bool,
+}
+
+impl Service {
+    pub(crate) fn new(
+        runtime: Box<dyn Runtime>,
+        tasks: Arc<Mutex<Tasks>>,
+        shutdown: Arc<Notify>,
+    ) -> Self {
+        Self {
+            runtime,
+            tasks,
+            shutdown,
+        }
+    }
+
+    pub(crate) fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        lock(&self.tasks)
+    }
+
+    /// Checks that `request` is legal for a process of a task.
+    fn accept(&self, id: &str, process: &str, request: Request) -> Result<Accepted, Failure> {
+        let container = parse(id)?;
+        let mut tasks = self.tasks();
+        let task = tasks.get(id)?;
+        task.lifecycle.accept(process, request).map_err(|failure| {
+            let what = describe(id, process);
+            Failure::new(failure.class, format!("{what}: {failure}"))
+        })?;
+        Ok(Accepted {
+            target: Target {
+                id: container,
+                bundle: task.bundle.clone(),
+            },
+            pid: task.process_mut(process)?.pid,
+            paused: task.is_paused(),
+        })
+    }
+
+    pub(crate) async fn create_task(
+        &self,
+        request: api::CreateTaskRequest,
+    ) -> Result<i32, Failure> {
+        let id = parse(&request.id)?;
+        if !request.checkpoint.is_empty() {
+            return Err(no_checkpoints("restore"));
+        }
+        let stdio = Stdio {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let target = Target {
+            id: id.clone(),
+            bundle: PathBuf::from(request.bundle),
+        };
+        let mut init = Process::new(stdio.clone());
+        let reader = init.hold_stdin();
+        let task = Task::new(target.bundle.clone(), init);
+        self.tasks().begin(id.as_str(), task)?;
+        let what = format!("create of container {id}");
+        let created = finish::<Created>(
+            self.runtime.create(CreateTask {
+                target: target.clone(),
+                rootfs: request.rootfs.into_iter().map(mount).collect(),
+                stdio,
+            }),
+            &what,
+            MAKE_LIMIT,
+        )
+        .await;
+        drop(reader);
+        match created {
+            Ok((created, handed)) => {
+                self.tasks().created(id.as_str(), &created, handed);
+                self.watch_memory(id.as_str());
+                Ok(created.stdio.pid)
+            }
+            Err(failure) => {
+                // An operation that was killed has not cleaned up; one that answered has, and
+                // for a container of the same id that is not ours there is nothing to clean.
+                if failure.class != ErrorClass::AlreadyExists {
+                    self.remove(&target)
+                        .await
+                        .unwrap_or_else(|failure| log::error!("{failure}"));
+                }
+                self.tasks().create_failed(id.as_str());
+                Err(failure)
+            }
+        }
+    }
+
+    /// Publishes as soon as the container runs out of memory, until its task is gone.
+    fn watch_memory(&self, id: &str) {
+        let mut tasks = self.tasks();
+        let Some(watch) = tasks.memory_descriptor(id).and_then(|fd| readable(fd).ok()) else {
+            return;
+        };
+        let (all, name) = (Arc::clone(&self.tasks), id.to_owned());
+        if let Ok(task) = tasks.get(id) {
+            task.watcher.spawn(async move {
+                while let Ok(mut ready) = watch.readable().await {
+                    ready.clear_ready();
+                    lock(&all).check_memory(&name);
+                }
+            });
+        }
+    }
+
+    pub(crate) async fn start_task(&self, id: &str, process: &str) -> Result<i32, Failure> {
+        let accepted = self.accept(id, process, Request::Start)?;
+        if process != INIT {
+            return self.start_exec(id, process, accepted.target).await;
+        }
+        let what = format!("start of container {id}");
+        let result = self.call(self.runtime.start(&accepted.target), &what).await;
+        self.tasks().update(id, |task| match result {
+            Ok(()) => task.lifecycle.started(INIT),
+            Err(_) => task.lifecycle.start_failed(INIT),
+        });
+        result.map(|()| accepted.pid)
+    }
+
+    async fn start_exec(&self, id: &str, exec: &str, target: Target) -> Result<i32, Failure> {
+        let (stdio, reader, init) = {
+            let mut tasks = self.tasks();
+            tasks.begin_exec();
+            let task = tasks.get(id)?;
+            let init = task.init.pid;
+            let process = task.process_mut(exec)?;
+            (process.stdio.clone(), process.hold_stdin(), init)
+        };
+        let description = description(&target.bundle, exec);
+        let what = format!("exec of process {exec} in container {id}");
+        let operation = self.runtime.exec(ExecTask {
+            target,
+            init,
+            process: description.clone(),
+            stdio,
+        });
+        let result = finish::<Executed>(operation, &what, MAKE_LIMIT).await;
+        drop(reader);
+        let _ = std::fs::remove_file(description);
+        match result {
+            Ok((executed, handed)) => {
+                self.tasks().executed(id, exec, &executed, handed);
+                Ok(executed.pid)
+            }
+            Err(failure) => {
+                self.tasks().execute_failed(id, exec);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Adds a process. Its description goes to a file of the bundle, for root alone, until it
+    /// is started: its environment may hold secrets, and the shim's memory is every guest's.
+    pub(crate) fn exec_task(&self, request: api::ExecProcessRequest) -> Result<(), Failure> {
+        let exec = parse(&request.exec_id)?;
+        let target = self.accept(&request.id, INIT, Request::Exec)?.target;
+        let stdio = Stdio {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let process = Process::new(stdio);
+        self.tasks().add(&request.id, exec.as_str(), process)?;
+        let path = description(&target.bundle, exec.as_str());
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&request.spec.value));
+        written.map_err(|error| {
+            self.tasks().remove(&request.id, exec.as_str());
+            Failure::internal(format!("cannot write {}: {error}", path.display()))
+        })
+    }
+
+    pub(crate) async fn delete_task(
+        &self,
+        id: &str,
+        process: &str,
+    ) -> Result<(i32, Exit), Failure> {
+        let accepted = self.accept(id, process, Request::Delete)?;
+        self.settle_output(id, process).await;
+        if process == INIT {
+            if let Err(failure) = self.remove(&accepted.target).await {
+                self.tasks().get(id)?.lifecycle.delete_failed(INIT);
+                return Err(failure);
+            }
+        } else {
+            let _ = std::fs::remove_file(description(&accepted.target.bundle, process));
+        }
+        let mut tasks = self.tasks();
+        let exit = tasks.get(id)?.lifecycle.exit(process);
+        tasks.update(id, |task| task.lifecycle.deleted(process, now()));
+        // Of init deleted before it ran it is known that it was killed; of an exec, nothing.
+        let status = if process == INIT { 137 } else { 255 };
+        tasks.remove(id, process);
+        let exit = exit.unwrap_or(Exit { status, at: now() });
+        Ok((accepted.pid, exit))
+    }
+
+    /// Waits until the output of an ended process has reached the client or the logger.
+    async fn settle_output(&self, id: &str, process: &str) {
+        let (output, logger) = {
+            let mut tasks = self.tasks();
+            let Ok(process) = tasks.get(id).and_then(|task| task.process_mut(process)) else {
+                return;
+            };
+            let terminal = process.terminal.as_mut();
+            (
+                terminal.and_then(|terminal| terminal.take_output()),
+                process.logger,
+            )
+        };
+        if let Some(output) = output {
+            output.drain(DRAIN_LIMIT).await;
+        }
+        let Some(logger) = logger else {
+            return;
+        };
+        let ended = async {
+            while self.tasks().is_logger_running(logger) {
+                tokio::time::sleep(LOGGER_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(LOGGER_LIMIT, ended).await.is_err() {
+            log::warn!(
+                "{}: its logger did not end and is killed",
+                describe(id, process)
+            );
+            let _ = crate::raw::kill(logger, libc::SIGKILL);
+        }
+    }
+
+    async fn remove(&self, target: &Target) -> Result<(), Failure> {
+        let what = format!("delete of container {}", target.id);
+        self.call(self.runtime.remove(target), &what).await
+    }
+
+    pub(crate) async fn kill_task(&self, request: &api::KillRequest) -> Result<(), Failure> {
+        let (id, process) = (request.id.as_str(), request.exec_id());
+        let accepted = self.accept(id, process, Request::Kill)?;
+        let what = describe(id, process);
+        let signal = i32::try_from(request.signal).unwrap_or_default();
+        if request.all && process == INIT {
+            return self
+                .kill_all(&accepted.target, signal, accepted.paused)
+                .await;
+        }
+        if accepted.pid == 0 {
+            return Err(Failure::new(
+                ErrorClass::FailedPrecondition,
+                format!("{what}: it has not been started"),
+            ));
+        }
+        // The process has not been reaped, so the pid is its own.
+        crate::raw::kill(accepted.pid, signal).map_err(|error| match error {
+            Errno::ESRCH => Failure::new(
+                ErrorClass::NotFound,
+                format!("{what}: the process has already finished"),
+            ),
+            Errno::EINVAL => Failure::invalid(format!("there is no signal {signal}")),
+            error => Failure::internal(format!("{what}: cannot send signal {signal}: {error}")),
+        })?;
+        if accepted.paused && signal == libc::SIGKILL {
+            // On cgroup v1 a frozen process does not even die.
+            return self.thaw(id, &accepted.target).await;
+        }
+        Ok(())
+    }
+
+    /// Sends `signal` to all processes of a task.
+    pub(crate) async fn kill_all(
+        &self,
+        target: &Target,
+        signal: i32,
+        paused: bool,
+    ) -> Result<(), Failure> {
+        let what = format!("kill of all processes of container {}", target.id);
+        let operation = self.runtime.signal_all(target, signal, paused);
+        self.call(operation, &what).await
+    }
+
+    /// Ends what init has left behind, where the kernel does not.
+    pub(crate) async fn kill_remaining(&self, id: &str) {
+        let target = {
+            let mut tasks = self.tasks();
+            let (Ok(container), Ok(task)) = (parse(id), tasks.get(id)) else {
+                return;
+            };
+            Target {
+                id: container,
+                bundle: task.bundle.clone(),
+            }
+        };
+        match self.kill_all(&target, libc::SIGKILL, false).await {
+            // It is being deleted, which ends them as well.
+            Err(failure) if failure.class == ErrorClass::NotFound => {}
+            Err(failure) => log::warn!("{failure}"),
+            Ok(()) => {}
+        }
+    }
+
+    pub(crate) async fn pause_task(&self, id: &str) -> Result<(), Failure> {
+        let target = self.accept(id, INIT, Request::Pause)?.target;
+        let what = format!("pause of container {id}");
+        let result = self.call(self.runtime.pause(&target), &what).await;
+        self.tasks().update(id, |task| match result {
+            Ok(()) => task.lifecycle.paused(),
+            Err(_) => {
+                task.lifecycle.pause_failed();
+                Vec::new()
+            }
+        });
+        result
+    }
+
+    pub(crate) async fn resume_task(&self, id: &str) -> Result<(), Failure> {
+        let target = self.accept(id, INIT, Request::Resume)?.target;
+        self.thaw(id, &target).await
+    }
+
+    async fn thaw(&self, id: &str, target: &Target) -> Result<(), Failure> {
+        let what = format!("resume of container {id}");
+        self.call::<()>(self.runtime.resume(target), &what).await?;
+        self.tasks().update(id, |task| task.lifecycle.resumed());
+        Ok(())
+    }
+
+    pub(crate) async fn update_task(&self, request: api::UpdateTaskRequest) -> Result<(), Failure> {
+        let id = &request.id;
+        let target = self.accept(id, INIT, Request::Update)?.target;
+        let what = format!("update of container {id}");
+        let operation = self.runtime.update(&target, &request.resources.value);
+        self.call(operation, &what).await
+    }
+
+    pub(crate) async fn wait_task(&self, id: &str, process: &str) -> Result<Exit, Failure> {
+        let mut exit = self.tasks().get(id)?.process_mut(process)?.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await.map(|exit| *exit);
+        // The sender lives until the process is deleted, and one that has run is deleted only
+        // after its end.
+        ended.ok().flatten().ok_or_else(|| {
+            Failure::new(
+                ErrorClass::NotFound,
+                format!("{} has never run", describe(id, process)),
+            )
+        })
+    }
+
+    pub(crate) async fn task_pids(&self, id: &str) -> Result<Vec<i32>, Failure> {
+        let target = self.accept(id, INIT, Request::Pids)?.target;
+        let what = format!("list of processes of container {id}");
+        self.call(self.runtime.pids(&target), &what).await
+    }
+
+    pub(crate) async fn task_statistics(&self, id: &str) -> Result<Statistics, Failure> {
+        let target = self.accept(id, INIT, Request::Statistics)?.target;
+        let what = format!("statistics of container {id}");
+        self.call(self.runtime.statistics(&target), &what).await
+    }
+
+    pub(crate) fn resize(&self, request: &api::ResizePtyRequest) -> Result<(), Failure> {
+        let (id, process) = (request.id.as_str(), request.exec_id.as_str());
+        let what = describe(id, process);
+        self.accept(id, process, Request::Resize)?;
+        let mut tasks = self.tasks();
+        let process = tasks.get(id)?.process_mut(process)?;
+        let Some(terminal) = &process.terminal else {
+            // One that has not been started yet gets its size when it asks again.
+            let why = if process.stdio.terminal {
+                "it has not been started"
+            } else {
+                "it has no terminal"
+            };
+            return Err(Failure::new(
+                ErrorClass::FailedPrecondition,
+                format!("{what}: {why}"),
+            ));
+        };
+        terminal
+            .resize(request.height, request.width)
+            .map_err(|error| Failure::internal(format!("{what}: cannot resize: {error}")))
+    }
+
+    /// The client has closed its end of stdin, or never will open it.
+    pub(crate) fn close_stdin(&self, id: &str, process: &str) -> Result<(), Failure> {
+        self.tasks().get(id)?.process_mut(process)?.stdin = Stdin::Closed;
+        Ok(())
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        operation: io::Result<Operation>,
+        what: &str,
+    ) -> Result<T, Failure> {
+        let (answer, _) = finish(operation, what, OPERATION_LIMIT).await?;
+        Ok(answer)
+    }
+}
+
+/// The answer of an operation that the runtime has started, or could not start.
+async fn finish<T: DeserializeOwned>(
+    operation: io::Result<Operation>,
+    what: &str,
+    limit: Duration,
+) -> Result<(T, Vec<OwnedFd>), Failure> {
+    let operation =
+        operation.map_err(|error| Failure::internal(format!("{what}: cannot fork: {error}")))?;
+    operation.finish(what, limit).await
+}
+
+pub(crate) fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
+    // A panic ends its connection only; what it left half changed is one task's state.
+    tasks
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The file that describes an added process until it is started.
+fn description(bundle: &Path, exec: &str) -> PathBuf {
+    bundle.join(format!("exec-{exec}.json"))
+}
+
+fn describe(id: &str, process: &str) -> String {
+    match process {
+        INIT => format!("task {id}"),
+        exec => format!("process {exec} of task {id}"),
+    }
+}
+
+fn parse(id: &str) -> Result<ContainerId, Failure> {
+    ContainerId::parse(id).map_err(|error| Failure::invalid(error.to_string()))
+}
+
+pub(crate) fn no_checkpoints(what: &str) -> Failure {
+    Failure::new(
+        ErrorClass::Unimplemented,
+        format!(
+            "{what}: checkpoints need CRIU, which cannot restore the mapped code and memory of a Wasm guest; Lighter has none for Linux containers either"
+        ),
+    )
+}
+
+fn mount(mount: api::Mount) -> Mount {
+    Mount {
+        kind: mount.type_,
+        source: mount.source,
+        options: mount.options,
+    }
+}

@@ -1,0 +1,298 @@
+//! Pause, new limits, counters, and containers that run out of memory.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lighter_testkit::{Docker, Image, Process};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::shim::{Shim, eventually};
+use crate::{containerd_with, init};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The time a process has computed, in ticks: fields 14 and 15 of /proc/PID/stat.
+fn computed(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_goes_on() {
+    let image = Image::wasm("busy");
+    let containerd = containerd_with(&image);
+    let leaks = containerd.leaks();
+    let id = containerd.run(&image).detach();
+    let pid = init(&containerd, &id);
+    eventually("it computes", || computed(pid) > 5);
+    containerd.ctr(["tasks", "pause", &id]).output().exits(0);
+    assert_eq!(containerd.status(&id).as_deref(), Some("PAUSED"));
+    let before = computed(pid);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(computed(pid), before);
+    containerd
+        .ctr(["tasks", "pause", &id])
+        .output()
+        .fails_with(&["paused already"]);
+    containerd.ctr(["tasks", "resume", &id]).output().exits(0);
+    assert_eq!(containerd.status(&id).as_deref(), Some("RUNNING"));
+    eventually("it goes on", || computed(pid) > before + 5);
+    containerd
+        .ctr(["tasks", "resume", &id])
+        .output()
+        .fails_with(&["not paused"]);
+    containerd.remove(&id);
+    leaks.assert_none_since();
+}
+
+/// A frozen process of cgroup v1 does not die before it is thawed.
+#[test]
+fn a_paused_container_can_be_killed_and_removed() {
+    let shim = Shim::start();
+    for (round, all) in [false, true].into_iter().enumerate() {
+        let id = format!("a{round}");
+        shim.create(&id, &shim.spec(&id, &["/sleep.wasm", "100"]))
+            .unwrap();
+        shim.start_task(&id).unwrap();
+        shim.pause(&id).unwrap();
+        // A signal that it may handle waits, as for a stopped process.
+        shim.kill(&id, Signal::SIGTERM).unwrap();
+        assert!(
+            shim.delete(&id)
+                .unwrap_err()
+                .contains("FAILED_PRECONDITION")
+        );
+        if all {
+            shim.kill_all(&id, Signal::SIGKILL).unwrap();
+        } else {
+            shim.kill(&id, Signal::SIGKILL).unwrap();
+        }
+        assert_eq!(shim.wait(&id), 137);
+        shim.delete(&id).unwrap();
+    }
+    assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// The file of a container's cgroup with one of these names, on cgroup v1 or v2.
+fn limit(shim: &Shim, id: &str, controller: &str, names: [&str; 2]) -> String {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let below = format!("{}/{id}", shim.namespace);
+    let legacy = root.join(controller).join(&below).join(names[0]);
+    let text = fs::read_to_string(&legacy)
+        .or_else(|_| fs::read_to_string(root.join(below).join(names[1])));
+    text.unwrap_or_else(|error| panic!("{names:?}: {error}"))
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn an_update_changes_each_limit_while_the_guest_runs() {
+    let shim = Shim::start();
+    let mut spec = shim.spec("a", &["/sleep.wasm", "100"]);
+    spec["linux"]["resources"] = json!({
+        "cpu": { "shares": 512, "quota": 50_000, "period": 100_000 },
+        "memory": { "limit": 64 << 20 },
+        "pids": { "limit": 50 },
+    });
+    shim.create("a", &spec).unwrap();
+    shim.start_task("a").unwrap();
+    let memory = || {
+        limit(
+            &shim,
+            "a",
+            "memory",
+            ["memory.limit_in_bytes", "memory.max"],
+        )
+    };
+    let pids = || limit(&shim, "a", "pids", ["pids.max", "pids.max"]);
+    let quota = || limit(&shim, "a", "cpu", ["cpu.cfs_quota_us", "cpu.max"]);
+    assert_eq!(memory(), (64u64 << 20).to_string());
+    shim.update(
+        "a",
+        &json!({
+            "cpu": { "quota": 20_000, "period": 100_000 },
+            "memory": { "limit": 128 << 20 },
+            "pids": { "limit": 30 },
+        }),
+    )
+    .unwrap();
+    assert_eq!(memory(), (128u64 << 20).to_string());
+    assert_eq!(pids(), "30");
+    assert_eq!(quota().split(' ').next(), Some("20000"));
+    // What is not named stays.
+    shim.update("a", &json!({ "pids": { "limit": 31 } }))
+        .unwrap();
+    assert_eq!(
+        (memory(), pids()),
+        ((128u64 << 20).to_string(), "31".into())
+    );
+    shim.remove("a");
+}
+
+#[test]
+fn a_refused_update_changes_nothing() {
+    let shim = Shim::start();
+    let mut spec = shim.spec("a", &["/sleep.wasm", "100"]);
+    spec["linux"]["resources"] = json!({
+        "cpu": { "quota": 50_000, "period": 100_000 },
+        "memory": { "limit": 64 << 20 },
+        "pids": { "limit": 50 },
+    });
+    shim.create("a", &spec).unwrap();
+    shim.start_task("a").unwrap();
+    let all = || {
+        [
+            limit(
+                &shim,
+                "a",
+                "memory",
+                ["memory.limit_in_bytes", "memory.max"],
+            ),
+            limit(&shim, "a", "pids", ["pids.max", "pids.max"]),
+            limit(&shim, "a", "cpu", ["cpu.cfs_quota_us", "cpu.max"]),
+            limit(&shim, "a", "cpuset", ["cpuset.cpus", "cpuset.cpus"]),
+        ]
+    };
+    let before = all();
+    for refused in [
+        // There is no such processor.
+        json!({ "cpu": { "cpus": "4000", "quota": 20_000 }, "pids": { "limit": 30 },
+                "memory": { "limit": 128 << 20 } }),
+        // Below the kernel's least.
+        json!({ "cpu": { "quota": 1 }, "pids": { "limit": 30 }, "memory": { "limit": 32 << 20 } }),
+    ] {
+        let error = shim.update("a", &refused).unwrap_err();
+        assert!(error.contains("INVALID_ARGUMENT"), "{error}");
+        assert_eq!(all(), before, "{refused}");
+    }
+    assert!(
+        shim.update("a", &json!("text"))
+            .unwrap_err()
+            .contains("INVALID_ARGUMENT")
+    );
+    shim.kill("a", Signal::SIGKILL).unwrap();
+    shim.wait("a");
+    let stopped = shim.update("a", &json!({})).unwrap_err();
+    assert!(stopped.contains("FAILED_PRECONDITION"), "{stopped}");
+    shim.delete("a").unwrap();
+}
+
+/// The kernel's kill is told as what it was, before the exit.
+#[test]
+fn running_out_of_memory_is_an_event() {
+    let image = Image::busybox();
+    let containerd = containerd_with(&image);
+    let events = containerd.ctr(["events"]).limit(LIMIT * 3).spawn();
+    std::thread::sleep(Duration::from_millis(300));
+    let id = containerd.next_id();
+    // A shell that doubles a text until there is no memory for it.
+    let script = "x=xxxxxxxx; while :; do x=$x$x; done";
+    let output = containerd
+        .run(&image)
+        .id(&id)
+        .flags(["--memory-limit", "16777216"])
+        .arguments(["/bin/sh", "-c", script])
+        .output();
+    assert_eq!(output.code(), 137, "{}", output.stderr);
+    let topics = || -> Vec<String> {
+        let printed = events.stdout();
+        let own = printed.lines().filter(|line| line.contains(&id));
+        own.filter_map(|line| {
+            let topic = line
+                .split_whitespace()
+                .find(|word| word.starts_with("/tasks/"))?;
+            Some(topic.to_owned())
+        })
+        .collect()
+    };
+    eventually("the events", || {
+        topics().last().map(String::as_str) == Some("/tasks/delete")
+    });
+    let mut seen = topics();
+    seen.dedup();
+    assert_eq!(
+        seen,
+        [
+            "/tasks/create",
+            "/tasks/start",
+            "/tasks/oom",
+            "/tasks/exit",
+            "/tasks/delete"
+        ]
+    );
+    events.signal(Signal::SIGKILL);
+    events.wait(LIMIT);
+}
+
+#[test]
+fn docker_pauses_updates_and_counts() {
+    let docker = Docker::start();
+    let image = Image::wasm("busy");
+    docker.load(&image);
+    let name = image.reference();
+    docker
+        .docker([
+            "run",
+            "-d",
+            "--name",
+            "wasm",
+            "--memory",
+            "64m",
+            "--memory-swap",
+            "64m",
+            "--runtime=io.containerd.wasmtime.v1",
+            &name,
+        ])
+        .output()
+        .exits(0);
+    let inspect = |what: &str| docker.docker(["inspect", "-f", what, "wasm"]).ok();
+    docker.docker(["pause", "wasm"]).output().exits(0);
+    assert_eq!(inspect("{{.State.Status}}").trim(), "paused");
+    docker.docker(["unpause", "wasm"]).output().exits(0);
+    assert_eq!(inspect("{{.State.Status}}").trim(), "running");
+    docker
+        .docker([
+            "update",
+            "--memory",
+            "96m",
+            "--memory-swap",
+            "96m",
+            "--cpus",
+            "0.5",
+            "wasm",
+        ])
+        .output()
+        .exits(0);
+    std::thread::sleep(Duration::from_millis(1500));
+    let stats = docker
+        .docker([
+            "stats",
+            "--no-stream",
+            "--format",
+            "{{.CPUPerc}} {{.MemUsage}} {{.PIDs}}",
+            "wasm",
+        ])
+        .ok();
+    assert!(stats.contains("96MiB"), "{stats}");
+    let share: f64 = stats.split('%').next().unwrap().parse().unwrap();
+    assert!((20.0..80.0).contains(&share), "half a processor: {stats}");
+    let top = docker.docker(["top", "wasm"]).ok();
+    assert!(top.contains("/busy.wasm"), "{top}");
+    docker.docker(["rm", "-f", "wasm"]).output().exits(0);
+    assert!(Process::all().iter().all(|process| {
+        process.comm != "busy.wasm"
+            || !docker
+                .scope()
+                .processes()
+                .iter()
+                .any(|own| own.pid == process.pid)
+    }));
+}
