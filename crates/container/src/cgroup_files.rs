@@ -11,26 +11,72 @@ use oci_spec::runtime::Spec;
 
 use crate::manage::ContainerLocation;
 
+/// There when systemd is the host's init (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
 /// Counts kills for want of memory on cgroup v1.
 pub(crate) const MEMORY_EVENTS_V1: &str = "memory.oom_control";
 /// Counts kills for want of memory on cgroup v2.
 pub(crate) const MEMORY_EVENTS_V2: &str = "memory.events";
 
-/// Refuses a cgroup path of the form `slice:prefix:name`, which asks for systemd's driver: it
-/// must not become a plain path with colons that nobody accounts for.
-pub(crate) fn check_driver(spec: &Spec) -> Result<(), Failure> {
+/// Whether a cgroup path has the form `slice:prefix:name`, which asks for systemd's driver.
+pub(crate) fn is_systemd(path: &Path) -> bool {
+    path.to_string_lossy().split(':').count() == 3
+}
+
+/// Whether the container's cgroup is systemd's to make.
+///
+/// Refused where it cannot be: a path for systemd must not become a plain path with colons that
+/// nobody accounts for.
+pub(crate) fn uses_systemd(spec: &Spec) -> Result<bool, Failure> {
     let path = spec
         .linux()
         .as_ref()
         .and_then(|linux| linux.cgroups_path().as_ref());
-    let is_systemd = path.is_some_and(|path| path.to_string_lossy().split(':').count() == 3);
-    if !is_systemd {
-        return Ok(());
+    if !path.is_some_and(|path| is_systemd(path)) {
+        return Ok(false);
     }
-    Err(Failure::new(
-        ErrorClass::Unimplemented,
-        "the systemd cgroup driver is not supported yet; configure the cgroupfs driver (SystemdCgroup = false)",
-    ))
+    if !is_unified()? {
+        return Err(Failure::new(
+            ErrorClass::Unimplemented,
+            "the systemd cgroup driver needs cgroup v2, and this host has v1; configure the cgroupfs driver (SystemdCgroup = false)",
+        ));
+    }
+    if !Path::new(SYSTEMD).is_dir() {
+        return Err(Failure::new(
+            ErrorClass::FailedPrecondition,
+            "systemd is not running on this host; configure the cgroupfs driver (SystemdCgroup = false)",
+        ));
+    }
+    Ok(true)
+}
+
+/// The path of a cgroup below the root of the hierarchy, also of one that systemd makes: a scope
+/// in its slice, in turn in the slices that the name is made of (systemd.slice(5)).
+pub(crate) fn plain_path(path: &Path) -> PathBuf {
+    let text = path.to_string_lossy();
+    let parts: Vec<&str> = text.split(':').collect();
+    let [slice, prefix, name] = parts[..] else {
+        return path.strip_prefix("/").unwrap_or(path).to_owned();
+    };
+    let slice = if slice.is_empty() {
+        "system.slice"
+    } else {
+        slice
+    };
+    let mut folder = PathBuf::new();
+    let mut so_far = String::new();
+    let stem = slice.strip_suffix(".slice").unwrap_or(slice);
+    for part in stem.split('-').filter(|part| !part.is_empty()) {
+        so_far.push_str(part);
+        folder.push(format!("{so_far}.slice"));
+        so_far.push('-');
+    }
+    folder.push(if name.ends_with(".slice") {
+        name.to_owned()
+    } else {
+        format!("{prefix}-{name}.scope")
+    });
+    folder
 }
 
 /// Whether the host has the unified hierarchy alone.
@@ -58,7 +104,7 @@ pub(crate) fn folder(
         get_subsystem_mount_point(&controller)
             .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?
     };
-    Ok(root.join(path.strip_prefix("/").unwrap_or(&path)))
+    Ok(root.join(plain_path(&path)))
 }
 
 /// Puts this process into the container's cgroup, in every hierarchy.
@@ -89,7 +135,7 @@ pub(crate) fn join(location: &ContainerLocation, init: i32) -> Result<(), Failur
         .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
     let roots: BTreeSet<PathBuf> = roots.into_values().collect();
     for root in roots {
-        let folder = root.join(path.strip_prefix("/").unwrap_or(&path));
+        let folder = root.join(plain_path(&path));
         // libcgroups makes none where the container asks for nothing.
         if folder.is_dir() {
             enter(&folder).map_err(|error| failed(&folder, error))?;
@@ -113,4 +159,28 @@ pub(crate) fn read_keyed(path: &Path) -> BTreeMap<String, u64> {
         Some((name.to_owned(), value.parse().ok()?))
     });
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemds_names_become_its_folders() {
+        for (path, folder) in [
+            ("/default/a", "default/a"),
+            ("default/a", "default/a"),
+            (
+                "kubepods-burstable-pod1_2.slice:cri-containerd:abc",
+                "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/cri-containerd-abc.scope",
+            ),
+            (":docker:abc", "system.slice/docker-abc.scope"),
+            ("-.slice:docker:abc", "docker-abc.scope"),
+            ("a.slice::b-c.slice", "a.slice/b-c.slice"),
+        ] {
+            assert_eq!(plain_path(Path::new(path)), Path::new(folder), "{path}");
+        }
+        assert!(is_systemd(Path::new(":docker:abc")));
+        assert!(!is_systemd(Path::new("/a:b/c")));
+    }
 }

@@ -63,7 +63,7 @@ fn build(
 ) -> Result<Created, Failure> {
     let location = &request.location;
     let spec = load_spec(&location.bundle)?;
-    cgroup_files::check_driver(&spec)?;
+    let systemd = cgroup_files::uses_systemd(&spec)?;
     rootfs::mount(&request.rootfs, &location.rootfs())?;
     let rootfs = rootfs_of(&spec, &location.bundle)?;
     cwd::create_missing(&spec, &rootfs);
@@ -76,7 +76,13 @@ fn build(
     } else {
         location.bundle.clone()
     };
-    let mut executed = run_libcontainer(request, &spec, &bundle, workload, descriptors, handed)?;
+    let prepared = Prepared {
+        bundle,
+        systemd,
+        workload,
+        descriptors,
+    };
+    let mut executed = run_libcontainer(request, &spec, prepared, handed)?;
     if is_guest {
         guest_view::seal(executed.pid)?;
     }
@@ -94,14 +100,29 @@ fn build(
     })
 }
 
+/// What is known of a container before libcontainer makes it.
+struct Prepared {
+    /// The folder whose `config.json` libcontainer reads.
+    bundle: PathBuf,
+    /// Whether systemd makes the cgroup.
+    systemd: bool,
+    workload: Workload,
+    /// Descriptors that the workload needs.
+    descriptors: Vec<RawFd>,
+}
+
 fn run_libcontainer(
     request: &CreateRequest,
     spec: &Spec,
-    bundle: &Path,
-    workload: Workload,
-    descriptors: Vec<RawFd>,
+    prepared: Prepared,
     handed: &mut Vec<OwnedFd>,
 ) -> Result<Executed, Failure> {
+    let Prepared {
+        bundle,
+        systemd,
+        workload,
+        descriptors,
+    } = prepared;
     let location = &request.location;
     let terminal = request.stdio.terminal;
     let is_guest = matches!(workload, Workload::Guest { .. });
@@ -148,7 +169,7 @@ fn run_libcontainer(
         .map(|builder| {
             builder
                 .as_init(bundle)
-                .with_systemd(false)
+                .with_systemd(systemd)
                 .with_detach(true)
                 .as_sibling(true)
         })

@@ -9,7 +9,7 @@ use lighter_core::{ContainerId, ErrorClass, Failure};
 use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
-use crate::rootfs;
+use crate::{cgroup_files, rootfs};
 
 /// Root of libcontainer's state; below it a folder for each containerd namespace, because ids
 /// repeat between namespaces.
@@ -71,17 +71,28 @@ impl ContainerLocation {
         path.filter(|path| path.file_name().is_some())
     }
 
+    /// The cgroup as the kernel has it, whoever made it.
     fn cgroup(&self) -> Result<Option<AnyCgroupManager>, Failure> {
-        let Some(path) = self.cgroup_path() else {
-            return Ok(None);
-        };
-        let manager = libcgroups::common::create_cgroup_manager(CgroupConfig {
-            cgroup_path: path,
-            systemd_cgroup: false,
+        let path = self.cgroup_path();
+        let plain = path.map(|path| Path::new("/").join(cgroup_files::plain_path(&path)));
+        plain.map(|path| self.manager(path, false)).transpose()
+    }
+
+    /// The cgroup to set limits on: systemd has to be told of those of its own.
+    pub(crate) fn cgroup_to_change(&self) -> Result<AnyCgroupManager, Failure> {
+        match self.cgroup_path() {
+            Some(path) if cgroup_files::is_systemd(&path) => self.manager(path, true),
+            _ => self.require_cgroup(),
+        }
+    }
+
+    fn manager(&self, cgroup_path: PathBuf, systemd: bool) -> Result<AnyCgroupManager, Failure> {
+        libcgroups::common::create_cgroup_manager(CgroupConfig {
+            cgroup_path,
+            systemd_cgroup: systemd,
             container_name: self.id.to_string(),
         })
-        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
-        Ok(Some(manager))
+        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))
     }
 
     pub(crate) fn require_cgroup(&self) -> Result<AnyCgroupManager, Failure> {

@@ -73,7 +73,7 @@ pub fn update(location: &ContainerLocation, resources: &[u8]) -> Result<(), Fail
     let mut resources: LinuxResources = serde_json::from_slice(resources)
         .map_err(|error| refused(&format!("the resources are malformed: {error}")))?;
     resources.set_devices(None);
-    let cgroup = location.require_cgroup()?;
+    let cgroup = location.cgroup_to_change()?;
     let old = Limits::read(location)?;
     let applied = cgroup.apply(&ControllerOpt {
         resources: &resources,
