@@ -20,7 +20,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build bench lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri bench lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -55,6 +55,12 @@ test-build: packages
 
 test: test-build ## Run all tests, on real containerd and dockerd in private folders
 	cargo test --release --locked --workspace
+
+SUITE ?= critest
+HANDLER ?= wasmtime
+
+test-cri: test-build ## Run critest on containerd's CRI (SUITE=containerd: its own suite; HANDLER=runc)
+	@test/cri/run.sh $(SUITE) $(HANDLER)
 
 bench: test-build ## Compare start time and memory with runc, into target/bench
 	cargo run --release --locked -p lighter-bench

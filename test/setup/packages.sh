@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs, from the machine's own apt sources, what building, running and testing need on
-# Debian 12 beside rustup's cargo. Says and does nothing when everything is there.
+# Debian 12 beside rustup's cargo, and the packages that are given as arguments. Says and does
+# nothing when everything is there.
 #
 # Services that a package brings are not started: the tests start daemons of their own.
 set -euo pipefail
@@ -14,6 +15,8 @@ packages=(
     busybox-static
     # Guests. Debian's rustc stays at /usr/bin/rustc; rustup's comes first in PATH.
     rustc libstd-rust-dev-wasm32 clang lld wasi-libc libclang-rt-14-dev-wasm32
+    # What one caller needs beyond that.
+    "$@"
 )
 
 fail() {

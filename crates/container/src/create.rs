@@ -11,7 +11,9 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, Workload};
 use crate::manage::ContainerLocation;
-use crate::{cgroup_files, console, cwd, guest_view, manage, memory_watch, rootfs, stdio};
+use crate::{
+    cgroup_files, console, cwd, guest_view, manage, memory_watch, native_spec, rootfs, stdio,
+};
 
 /// What Create is asked for.
 #[derive(Clone, Debug)]
@@ -71,8 +73,13 @@ fn build(
     let descriptors = open_descriptors()?;
 
     let is_guest = matches!(workload, Workload::Guest { .. });
+    let adapted = native_spec::adapt(&spec)?;
     let bundle = if is_guest {
-        write_guest_bundle(location, guest_view::restrict(spec.clone(), &rootfs)?)?
+        let spec = guest_view::restrict(adapted.unwrap_or_else(|| spec.clone()), &rootfs)?;
+        write_bundle(location.guest_bundle(), spec)?
+    } else if let Some(mut spec) = adapted {
+        guest_view::set_root(&mut spec, &rootfs);
+        write_bundle(location.native_bundle(), spec)?
     } else {
         location.bundle.clone()
     };
@@ -221,9 +228,8 @@ fn is_regular_file(fd: RawFd) -> bool {
     std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|metadata| metadata.is_file())
 }
 
-/// Writes the spec that libcontainer reads for a guest; the bundle's own stays as it is.
-fn write_guest_bundle(location: &ContainerLocation, spec: Spec) -> Result<PathBuf, Failure> {
-    let folder = location.guest_bundle();
+/// Writes the spec that libcontainer reads instead of the bundle's own, which stays as it is.
+fn write_bundle(folder: PathBuf, spec: Spec) -> Result<PathBuf, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::internal(format!("cannot write {}: {error}", folder.display()))
     };

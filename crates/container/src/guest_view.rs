@@ -14,7 +14,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use lighter_core::Failure;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
@@ -58,10 +58,7 @@ pub(crate) fn restrict(mut spec: Spec, rootfs: &Path) -> Result<Spec, Failure> {
             "a Wasm container needs a mount namespace of its own: add {\"type\": \"mount\"} to linux.namespaces",
         ));
     }
-    if let Some(mut root) = spec.root().clone() {
-        root.set_path(rootfs.to_owned());
-        spec.set_root(Some(root));
-    }
+    set_root(&mut spec, rootfs);
     if let Some(mut process) = spec.process().clone() {
         // The guest's terminal is not one of the container's: it has no devpts.
         process.set_terminal(None);
@@ -88,6 +85,14 @@ pub(crate) fn restrict(mut spec: Spec, rootfs: &Path) -> Result<Spec, Failure> {
         spec.set_linux(Some(linux));
     }
     Ok(spec)
+}
+
+/// Names the rootfs by its absolute path, so that the spec can be read from another folder.
+pub(crate) fn set_root(spec: &mut Spec, rootfs: &Path) {
+    if let Some(mut root) = spec.root().clone() {
+        root.set_path(rootfs.to_owned());
+        spec.set_root(Some(root));
+    }
 }
 
 fn outside_of_kernel_folders(paths: Vec<String>) -> Vec<String> {
@@ -125,6 +130,11 @@ pub(crate) fn seal(pid: i32) -> Result<(), Failure> {
 }
 
 fn seal_here(table: &str) -> Result<(), Failure> {
+    // What is unmounted here must not vanish from the host through a volume that shares its
+    // mounts, and nothing that is mounted there later may come in.
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>)
+        .map_err(|error| failed("make all mounts private", &error))?;
     for path in kernel_mounts(table) {
         umount2(&path, MntFlags::MNT_DETACH)
             .map_err(|error| failed(&format!("unmount {}", path.display()), &error))?;

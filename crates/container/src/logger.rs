@@ -9,7 +9,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use lighter_core::Failure;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use url::Url;
 
 use crate::fork::{fork_sibling, place_descriptors};
 use crate::init::reset_signals;
@@ -86,15 +85,19 @@ pub(crate) fn start(uri: &str, location: &ContainerLocation) -> Result<Logger, F
 
 /// The program in a `binary://` URI, and its arguments, itself first.
 fn command(uri: &str) -> Result<(String, Vec<String>), Failure> {
-    let malformed =
-        |why: &str| Failure::invalid(format!("the logger's URI {uri:?} is malformed: {why}"));
-    let url = Url::parse(uri).map_err(|error| malformed(&error.to_string()))?;
-    let program = percent_decode(url.path());
-    if !program.starts_with('/') || url.host_str().is_some() {
-        return Err(malformed("it has to be binary:///PATH"));
+    let malformed = || {
+        Failure::invalid(format!(
+            "the logger's URI {uri:?} is malformed: it has to be binary:///PATH"
+        ))
+    };
+    let rest = uri.strip_prefix("binary://").ok_or_else(malformed)?;
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let program = percent_decode(path);
+    if !program.starts_with('/') {
+        return Err(malformed());
     }
     let mut args = vec![program.clone()];
-    for (name, value) in url.query_pairs() {
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         args.push(name.into_owned());
         if !value.is_empty() {
             args.push(value.into_owned());
@@ -106,7 +109,7 @@ fn command(uri: &str) -> Result<(String, Vec<String>), Failure> {
 /// A path has the encoding of a query's value, but for the plus sign.
 fn percent_decode(path: &str) -> String {
     let query = format!("{}=", path.replace('+', "%2B"));
-    url::form_urlencoded::parse(query.as_bytes())
+    form_urlencoded::parse(query.as_bytes())
         .next()
         .map(|(name, _)| name.into_owned())
         .unwrap_or_default()

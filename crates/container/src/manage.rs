@@ -46,6 +46,11 @@ impl ContainerLocation {
         self.bundle.join("guest")
     }
 
+    /// Holds the spec of a Linux container, where libcontainer needs another one.
+    pub(crate) fn native_bundle(&self) -> PathBuf {
+        self.bundle.join("native")
+    }
+
     fn load(&self) -> Result<Container, Failure> {
         Container::load(self.state()).map_err(|error| {
             let cause = Failure::from_error(ErrorClass::NotFound, &error);
@@ -206,7 +211,11 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
             failures.push(format!("cgroup: {error}"));
         }
     }
-    for folder in [location.state(), location.guest_bundle()] {
+    for folder in [
+        location.state(),
+        location.guest_bundle(),
+        location.native_bundle(),
+    ] {
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 failures.push(format!("{}: {error}", folder.display()));

@@ -2,9 +2,42 @@
 
 use std::path::{Path, PathBuf};
 
+use libcontainer::syscall::linux::MountOption;
 use lighter_core::{Failure, Mount};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
+
+/// Options for a whole tree of mounts that libcontainer knows, beside those of single mounts.
+const RECURSIVE_OPTIONS: &[&str] = &[
+    "ratime",
+    "rdev",
+    "rdiratime",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+];
+
+/// The options that mounts of a container may have, by name; containerd asks for recursive
+/// read-only mounts only where they are named.
+pub fn mount_options() -> Vec<String> {
+    let mut options = MountOption::known_options();
+    options.extend(RECURSIVE_OPTIONS.iter().map(ToString::to_string));
+    options.sort();
+    options.dedup();
+    options
+}
 
 /// The kernel takes one page of mount data (mount(2)); one byte is the final NUL.
 const MAX_DATA: usize = 4095;

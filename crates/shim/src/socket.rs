@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::fs::{DirBuilder, Permissions};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 /// Folder of the sockets where containerd names none.
-const SOCKET_FOLDER: &str = "/run/lighter/s";
+const SOCKET_FOLDER: &str = "/run/containerd/s";
 /// Holds the address in the bundle. containerd reads it after a restart, `delete` uses it.
 pub(crate) const ADDRESS_FILE: &str = "address";
 
@@ -49,19 +50,13 @@ pub(crate) fn group(mut config: Vec<u8>, id: &str) -> String {
     group
 }
 
-/// Path of the socket for `group` of a containerd at `address`. Short: a socket's path has 107
-/// bytes at most (unix(7)).
+/// Path of the socket for `group` of a containerd at `address`: where containerd's own shims have
+/// it (containerd `pkg/shim`, `SocketAddress`), and where its tests and administrators look.
 pub(crate) fn path(folder: Option<&Path>, address: &str, namespace: &str, group: &str) -> PathBuf {
-    // Not a secret and not a defence: two groups that fell together would share a shim, which
-    // works. DefaultHasher has fixed keys, and old and new shims of one node may differ.
-    let half = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        (salt, address, namespace, group).hash(&mut hasher);
-        hasher.finish()
-    };
-    folder
-        .unwrap_or(Path::new(SOCKET_FOLDER))
-        .join(format!("{:016x}{:016x}", half(0), half(1)))
+    let name = Path::new(address).join(namespace).join(group);
+    let digest = Sha256::digest(name.as_os_str().as_encoded_bytes());
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    folder.unwrap_or(Path::new(SOCKET_FOLDER)).join(digest)
 }
 
 /// Listens at `path`, unless a shim does already. A socket that nobody serves is replaced.
@@ -139,6 +134,9 @@ mod tests {
         let a = path(None, "/run/a.sock", "default", "x");
         assert_ne!(a, path(None, "/run/b.sock", "default", "x"));
         assert_ne!(a, path(None, "/run/a.sock", "k8s.io", "x"));
-        assert!(a.as_os_str().len() < 100);
+        assert!(a.as_os_str().len() < 108, "unix(7)");
+        // As `printf /run/a.sock/default/x | sha256sum` has it.
+        let expected = "0e4ed5de597b6a66405d51fd997028e86511f88d18807891eb1672cc5b019f8f";
+        assert_eq!(a, Path::new("/run/containerd/s").join(expected));
     }
 }

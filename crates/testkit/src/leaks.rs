@@ -12,8 +12,8 @@ use crate::sandbox::Scope;
 /// How long things may take to vanish: a shim ends after it has answered.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Folders of shims' sockets, shared by all daemons of a machine.
-const SOCKET_FOLDERS: [&str; 2] = ["/run/containerd/s", "/run/lighter/s"];
+/// Folder of shims' sockets, shared by all daemons of a machine.
+const SOCKET_FOLDER: &str = "/run/containerd/s";
 
 /// Daemons themselves; they are replaced when a test restarts them.
 const DAEMONS: [&str; 2] = ["containerd", "dockerd"];
@@ -136,8 +136,6 @@ fn dead_sockets(scope: &Scope) -> Vec<PathBuf> {
             others.extend(other.sockets());
         }
     }
-    let files = SOCKET_FOLDERS
-        .iter()
-        .flat_map(|folder| entries(Path::new(folder)));
+    let files = entries(Path::new(SOCKET_FOLDER)).into_iter();
     files.filter(|socket| !others.contains(socket)).collect()
 }

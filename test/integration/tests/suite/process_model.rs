@@ -64,7 +64,7 @@ fn an_init_has_no_descriptor_of_shim_or_neighbour() {
         // The shim's connections and its listening socket are stream sockets with a path.
         let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
         assert!(
-            !sockets.contains("/run/lighter/s/"),
+            !sockets.contains("/run/containerd/s/"),
             "{id} has its own network namespace"
         );
         if id != "a" {
