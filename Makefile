@@ -20,7 +20,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri bench lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri test-vm bench lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -61,6 +61,13 @@ HANDLER ?= wasmtime
 
 test-cri: test-build ## Run critest on containerd's CRI (SUITE=containerd: its own suite; HANDLER=runc)
 	@test/cri/run.sh $(SUITE) $(HANDLER)
+
+# Ten times slower than this machine, so not all of the suite: what differs between cgroup versions.
+VM_TESTS ?= limits:: task_api:: terminal::a_terminal exec::a_guest exec::an_exec exec::the_end exec::stdin
+
+test-vm: test-build ## Test on cgroup v2, in a machine that QEMU emulates (VM_TESTS=... picks)
+	@test/setup/packages.sh qemu-system-x86 e2fsprogs
+	@test/vm/run.sh suite --test-threads=2 --skip docker $(VM_TESTS)
 
 bench: test-build ## Compare start time and memory with runc, into target/bench
 	cargo run --release --locked -p lighter-bench

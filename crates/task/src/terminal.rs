@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,7 +21,7 @@ const BUFFER: usize = 8 * 1024;
 
 /// The terminal of a process.
 pub(crate) struct Terminal {
-    master: OwnedFd,
+    master: Arc<End>,
     input: Option<JoinHandle<()>>,
     output: Option<JoinHandle<()>>,
 }
@@ -36,17 +37,13 @@ impl Terminal {
         output: Option<OwnedFd>,
         writer: Option<File>,
     ) -> io::Result<Self> {
-        let spawn_copy = |from: OwnedFd, to: OwnedFd| -> io::Result<_> {
-            let (from, to) = (End::new(from)?, End::new(to)?);
-            // It ends with an error when one side has gone, which is no failure.
-            Ok(tokio::spawn(async move { drop(copy(from, to).await) }))
-        };
-        let copy_input = match input {
+        let master = Arc::new(End::new(master)?);
+        let input = match input {
             Some(input) => {
-                let copying = spawn_copy(input, master.try_clone()?)?;
+                let (input, master) = (End::new(input)?, Arc::clone(&master));
                 Some(tokio::spawn(async move {
                     let _writer = writer;
-                    let _ = copying.await;
+                    finish(copy(&input, &master).await);
                 }))
             }
             None => None,
@@ -55,17 +52,19 @@ impl Terminal {
             Some(output) => output,
             None => File::options().write(true).open("/dev/null")?.into(),
         };
+        let (output, copied) = (End::new(output)?, Arc::clone(&master));
+        let output = tokio::spawn(async move { finish(copy(&copied, &output).await) });
         Ok(Self {
-            output: Some(spawn_copy(master.try_clone()?, output)?),
-            input: copy_input,
             master,
+            input,
+            output: Some(output),
         })
     }
 
     /// Sets its size, in characters.
     pub(crate) fn resize(&self, height: u32, width: u32) -> Result<(), Errno> {
         let cells = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
-        raw::set_terminal_size(&self.master, cells(height), cells(width))
+        raw::set_terminal_size(self.master.descriptor(), cells(height), cells(width))
     }
 
     /// Takes the copy of the output out of the terminal, to wait for what is under way.
@@ -119,6 +118,13 @@ impl End {
         }
     }
 
+    fn descriptor(&self) -> &OwnedFd {
+        match self {
+            Self::Waits(registered) => registered.get_ref(),
+            Self::Ready(descriptor) => descriptor,
+        }
+    }
+
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Ready(file) => Ok(nix::unistd::read(file, buffer)?),
@@ -141,7 +147,7 @@ impl End {
 }
 
 /// Copies until one side ends: a terminal by EIO, when nobody has its other end any more.
-async fn copy(from: End, to: End) -> io::Result<()> {
+async fn copy(from: &End, to: &End) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let length = from.read(&mut buffer).await?;
@@ -154,6 +160,13 @@ async fn copy(from: End, to: End) -> io::Result<()> {
             rest = &rest[written..];
         }
         buffer[..length].fill(0);
+    }
+}
+
+/// A copy ends with an error when one side has gone, which is no failure.
+fn finish(copied: io::Result<()>) {
+    if let Err(error) = copied {
+        log::debug!("a copy of a terminal ends: {error}");
     }
 }
 

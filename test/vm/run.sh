@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Runs a command as root in a machine of its own that has cgroup v2, and answers its exit status.
+#
+# usage: run.sh [-k VERSION] [-t SECONDS] COMMAND [ARGUMENT]...
+#
+#   -k   the start of the kernel's version (6.1)
+#   -t   how long the machine may run (3600)
+#
+#   run.sh suite --test-threads=2 --skip docker::       the integration tests
+#   run.sh sh                                           a shell to look around
+#
+# The machine is one that QEMU emulates, some ten times slower than this one. It has the built
+# shim (LIGHTER_BIN), the test suite, the daemons and guests of the cache, and no network.
+# It is thrown away.
+set -euo pipefail
+
+cache=${LIGHTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lighter}
+vm=$cache/vm
+here=$(dirname "$(readlink -f "$0")")
+target=${CARGO_TARGET_DIR:-$here/../../target}
+bin=${LIGHTER_BIN:-$target/dist}
+kernel=6.1
+limit=3600
+
+fail() {
+    echo "run.sh: $*" >&2
+    exit 125
+}
+while getopts k:t: option; do
+    case $option in
+    k) kernel=$OPTARG ;;
+    t) limit=$OPTARG ;;
+    *) fail "usage: run.sh [-k VERSION] [-t SECONDS] COMMAND [ARGUMENT]..." ;;
+    esac
+done
+shift $((OPTIND - 1))
+[ "$#" -gt 0 ] || fail "no command"
+# shellcheck disable=SC2012
+suite=$(ls -t "$target"/x86_64-unknown-linux-gnu/release/deps/suite-* 2>/dev/null |
+    grep -v '\.d$' | head -n 1)
+[ -x "$suite" ] || fail "the test suite is not built: make test-build"
+for program in qemu-system-x86_64 mke2fs; do
+    command -v "$program" >/dev/null || fail "there is no $program: make test-vm installs it"
+done
+
+"$here/build.sh" "$kernel"
+work=$(mktemp -d "$vm/.run.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# The disk: the root tree and the kernel's modules, as links to the cache, with what was built.
+root=$work/root
+cp -al "$vm/root" "$root"
+cp -al "$vm/kernel-$kernel/lib/modules" "$root/lib/"
+cp -r "$bin" "$root/lighter/bin"
+cp "$suite" "$root/lighter/suite"
+cp -r "$cache/daemons" "$cache/guests" "$here/machine.sh" "$root/lighter/"
+{
+    echo 'export LIGHTER_BIN=/lighter/bin LIGHTER_CACHE=/lighter HOME=/root'
+    echo 'export PATH=/lighter:/usr/sbin:/usr/bin:/sbin:/bin'
+    echo 'cd /root'
+    [ -t 0 ] && [ -t 1 ] || echo 'stty -opost; exec </dev/null'
+    printf '%q ' "$@"
+} >"$root/lighter/command"
+mke2fs -q -t ext4 -d "$root" "$work/disk" 4G >/dev/null
+
+[ -t 0 ] && [ -t 1 ] || exec </dev/null
+# The kernel's messages go to the first serial port, the status to the second, and the command's
+# output to a virtio console, which is faster. The emulated TSC is steady; without being told so
+# the kernel reads the time from a slow device, which costs a quarter of everything.
+qemu=(
+    qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot
+    -machine q35,accel=tcg -cpu max -smp 2 -m 4096
+    -kernel "$vm/kernel-$kernel/vmlinuz" -initrd "$vm/kernel-$kernel/initramfs"
+    -append 'console=ttyS0 panic=-1 mitigations=off tsc=reliable clocksource=tsc'
+    -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe"
+    -serial "file:$work/console" -serial "file:$work/status"
+    -chardev stdio,id=terminal,signal=off
+    -device virtio-serial-pci -device virtconsole,chardev=terminal
+)
+timeout --foreground "$limit" "${qemu[@]}" || ended=$?
+if [ ! -s "$work/status" ]; then
+    tail -n 40 "$work/console" >&2
+    [ "${ended:-0}" -ne 124 ] || fail "the machine ran for longer than $limit s"
+    fail "the machine ended before the command did (its last messages are above)"
+fi
+exit "$(tr -d '\r\n' <"$work/status")"
