@@ -2,6 +2,8 @@
 # Compiles into $LIGHTER_CACHE/cri what run.sh needs: critest and containerd's own CRI
 # integration suite, and the registry and the programs of its images beside this script. What is
 # up to date is left alone.
+#
+#   build.sh critest|containerd
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -72,5 +74,7 @@ field() {
 build pause "$here/pause.c" -- gcc -static -Os -s -Wall -Wextra -Werror "$here/pause.c" -o
 build nnp "$here/nnp.c" -- gcc -static -Os -s -Wall -Wextra -Werror "$here/nnp.c" -o
 build registry "$here"/registry/*.go -- registry
-build critest "$here/build.sh" -- critest
-build cri-integration "$here/go.mod" "$here/go.sum" -- suite
+case $1 in
+critest) build critest "$here/build.sh" -- critest ;;
+containerd) build cri-integration "$here/go.mod" "$here/go.sum" -- suite ;;
+esac

@@ -43,7 +43,7 @@ esac
 
 "$root/test/setup/packages.sh" containernetworking-plugins lsof procps
 "$root/test/setup/daemons.sh"
-"$here/build.sh"
+"$here/build.sh" "$suite"
 
 logs=$target/cri/$suite-$handler
 rm -rf "$logs"

@@ -7,8 +7,8 @@
 # usage: build.sh [VERSION]      the start of the kernel's version, 6.12 for instance; 6.1 is
 #                                that of Debian 12
 #
-# Nothing is installed. Says and does nothing when everything is there; to get newer versions,
-# remove the folders.
+# Nothing is installed. Says and does nothing when everything is there and was made by these same
+# scripts; to get newer versions, remove the folders.
 set -euo pipefail
 
 cache=${LIGHTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lighter}
@@ -35,7 +35,11 @@ fail() {
     exit 1
 }
 
-if [ -e "$vm/root/.complete" ] && [ -e "$vm/kernel-$kernel/.complete" ]; then
+key=$(cat "$here"/{build,initramfs}.sh | sha256sum)
+have() {
+    [ "$(cat "$vm/$1/.complete" 2>/dev/null)" = "$key" ]
+}
+if have root && have "kernel-$kernel"; then
     exit 0
 fi
 
@@ -74,7 +78,7 @@ unpack() {
 
 # finish FOLDER: moves it in place.
 finish() {
-    touch "$work/$1/.complete"
+    echo "$key" >"$work/$1/.complete"
     rm -rf "${vm:?}/$1"
     mv "$work/$1" "$vm/$1"
     echo "build.sh: $vm/$1"
@@ -129,5 +133,5 @@ make_kernel() {
     finish "kernel-$kernel"
 }
 
-[ -e "$vm/root/.complete" ] || make_root
-[ -e "$vm/kernel-$kernel/.complete" ] || make_kernel
+have root || make_root
+have "kernel-$kernel" || make_kernel

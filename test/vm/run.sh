@@ -47,6 +47,10 @@ done
 work=$(mktemp -d "$vm/.run.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
+# At a terminal the command has it; otherwise it reads nothing and no line ends are changed.
+interactive=true
+[ -t 0 ] && [ -t 1 ] || { interactive=false && exec </dev/null; }
+
 # The disk: the root tree and the kernel's modules, as links to the cache, with what was built.
 root=$work/root
 cp -al "$vm/root" "$root"
@@ -58,12 +62,11 @@ cp -r "$cache/daemons" "$cache/guests" "$here/machine.sh" "$root/lighter/"
     echo 'export LIGHTER_BIN=/lighter/bin LIGHTER_CACHE=/lighter HOME=/root'
     echo 'export PATH=/lighter:/usr/sbin:/usr/bin:/sbin:/bin'
     echo 'cd /root'
-    [ -t 0 ] && [ -t 1 ] || echo 'stty -opost; exec </dev/null'
+    "$interactive" || echo 'stty -opost; exec </dev/null'
     printf '%q ' "$@"
 } >"$root/lighter/command"
 mke2fs -q -t ext4 -d "$root" "$work/disk" 4G >/dev/null
 
-[ -t 0 ] && [ -t 1 ] || exec </dev/null
 # The kernel's messages go to the first serial port, the status to the second, and the command's
 # output to a virtio console, which is faster. The emulated TSC is steady; without being told so
 # the kernel reads the time from a slow device, which costs a quarter of everything.

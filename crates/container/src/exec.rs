@@ -136,8 +136,7 @@ fn run(
         1
     })
     .map_err(|error| Failure::internal(format!("cannot fork: {error}")))?;
-    // The fork has dropped what it got of these; here they keep the pipe and the socket open.
-    drop(child);
+    // This process's own ends of the pipe and of stdio have gone with the closure.
     wait_for_exec(outcome, &diagnosis)?;
     if let Some((socket, opened)) = socket {
         let master = console::receive(&socket).map_err(failed)?;

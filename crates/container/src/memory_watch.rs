@@ -6,15 +6,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use libcgroups::v1::ControllerType;
 use lighter_core::{Descriptor, Failure};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::cgroup_files::{MEMORY_EVENTS_V1, MEMORY_EVENTS_V2, folder, is_unified};
 use crate::manage::ContainerLocation;
 
 /// What the shim watches the container's memory by.
 ///
-/// On cgroup v1 an eventfd (kernel documentation, cgroup-v1/memory.rst, section 10), on v2 an
-/// inotify watch of `memory.events` (cgroup-v2.rst). Fails when there is no memory controller.
+/// On cgroup v1 an eventfd (kernel documentation, cgroup-v1/memory.rst, section 10). On v2 the file
+/// `memory.events` itself, which poll(2) has a priority event for (cgroup-v2.rst): inotify would
+/// take one of the few instances that a user may have. Fails when there is no memory controller.
 pub(crate) fn watch(location: &ContainerLocation) -> Result<[(Descriptor, OwnedFd); 2], Failure> {
     let folder = folder(location, ControllerType::Memory)?;
     let failed = |error: std::io::Error| {
@@ -25,19 +25,14 @@ pub(crate) fn watch(location: &ContainerLocation) -> Result<[(Descriptor, OwnedF
         ))
     };
     let unified = is_unified()?;
-    let path = folder.join(if unified {
+    let events = File::open(folder.join(if unified {
         MEMORY_EVENTS_V2
     } else {
         MEMORY_EVENTS_V1
-    });
-    let events = File::open(&path).map_err(failed)?;
+    }))
+    .map_err(failed)?;
     let watch: OwnedFd = if unified {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
-            .map_err(|error| failed(error.into()))?;
-        inotify
-            .add_watch(&path, AddWatchFlags::IN_MODIFY)
-            .map_err(|error| failed(error.into()))?;
-        inotify.as_fd().try_clone_to_owned().map_err(failed)?
+        events.try_clone().map_err(failed)?.into()
     } else {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let eventfd = EventFd::from_flags(flags).map_err(|error| failed(error.into()))?;

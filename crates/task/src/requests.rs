@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::operation::Operation;
-use crate::raw::readable;
+use crate::raw::register;
 use crate::reaper::now;
 use crate::runtime::{CreateTask, ExecTask, Runtime, Target};
 use crate::tasks::{Process, Stdin, Task, Tasks};
@@ -143,13 +143,20 @@ impl Service {
     /// Publishes as soon as the container runs out of memory, until its task is gone.
     fn watch_memory(&self, id: &str) {
         let mut tasks = self.tasks();
-        let Some(watch) = tasks.memory_descriptor(id).and_then(|fd| readable(fd).ok()) else {
+        let Some((descriptor, interest)) = tasks.memory_descriptor(id) else {
             return;
+        };
+        let watch = match register(descriptor, interest) {
+            Ok(watch) => watch,
+            Err(error) => {
+                log::warn!("the memory of container {id} is not watched: {error}");
+                return;
+            }
         };
         let (all, name) = (Arc::clone(&self.tasks), id.to_owned());
         if let Ok(task) = tasks.get(id) {
             task.watcher.spawn(async move {
-                while let Ok(mut ready) = watch.readable().await {
+                while let Ok(mut ready) = watch.ready(interest).await {
                     ready.clear_ready();
                     lock(&all).check_memory(&name);
                 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use lighter_core::{
     Created, Descriptor, Due, ErrorClass, Executed, Exit, Failure, INIT, Processes, Status, Stdio,
 };
+use tokio::io::Interest;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -310,8 +311,8 @@ impl Tasks {
         self.loggers.contains(&pid)
     }
 
-    /// A descriptor that is readable when [`Tasks::check_memory`] should be called.
-    pub(crate) fn memory_descriptor(&mut self, id: &str) -> Option<OwnedFd> {
+    /// A descriptor that is ready when [`Tasks::check_memory`] should be called, and for what.
+    pub(crate) fn memory_descriptor(&mut self, id: &str) -> Option<(OwnedFd, Interest)> {
         self.get(id).ok()?.memory.as_ref()?.descriptor().ok()
     }
 
