@@ -130,18 +130,45 @@ pub(crate) fn join(location: &ContainerLocation, init: i32) -> Result<(), Failur
             entered => entered.map_err(|error| failed(&folder, error)),
         };
     }
-    let path = location.cgroup_path().unwrap_or_default();
-    let roots = list_supported_mount_points()
-        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
-    let roots: BTreeSet<PathBuf> = roots.into_values().collect();
-    for root in roots {
-        let folder = root.join(plain_path(&path));
-        // libcgroups makes none where the container asks for nothing.
-        if folder.is_dir() {
-            enter(&folder).map_err(|error| failed(&folder, error))?;
-        }
+    // libcgroups makes none where the container asks for nothing.
+    for folder in folders(location)? {
+        enter(&folder).map_err(|error| failed(&folder, error))?;
     }
     Ok(())
+}
+
+/// The folders of the container's cgroup, in every hierarchy that has one.
+fn folders(location: &ContainerLocation) -> Result<Vec<PathBuf>, Failure> {
+    let Some(path) = location.cgroup_path() else {
+        return Ok(Vec::new());
+    };
+    let roots: BTreeSet<PathBuf> = if is_unified()? {
+        [PathBuf::from(DEFAULT_CGROUP_ROOT)].into()
+    } else {
+        list_supported_mount_points()
+            .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?
+            .into_values()
+            .collect()
+    };
+    let folders = roots.into_iter().map(|root| root.join(plain_path(&path)));
+    Ok(folders.filter(|folder| folder.is_dir()).collect())
+}
+
+/// Removes the cgroups that a container has made below its own, whose processes have ended. The
+/// kernel removes none that has others in it.
+pub(crate) fn remove_below(location: &ContainerLocation) {
+    for folder in folders(location).unwrap_or_default() {
+        remove_folders_in(&folder);
+    }
+}
+
+fn remove_folders_in(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_folders_in(&entry.path());
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// The folder of a process's cgroup on the unified hierarchy (cgroups(7), /proc/pid/cgroup).

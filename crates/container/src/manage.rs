@@ -199,12 +199,14 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
         if container.status() != ContainerStatus::Stopped {
             kill_cgroup(location);
         }
+        cgroup_files::remove_below(location);
         if let Err(error) = container.delete(true) {
             failures.push(Failure::from_error(ErrorClass::Internal, &error).message);
         }
     }
     if location.state().exists() || location.guest_bundle().exists() || !failures.is_empty() {
         kill_cgroup(location);
+        cgroup_files::remove_below(location);
         if let Ok(Some(cgroup)) = location.cgroup()
             && let Err(error) = cgroup.remove()
         {

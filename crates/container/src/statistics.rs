@@ -1,8 +1,9 @@
 //! What a container has used, from its cgroup.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
-use libcgroups::common::{AnyCgroupManager, CgroupManager};
+use libcgroups::common::CgroupManager;
 use libcgroups::stats::{BlkioDeviceStat, HugeTlbStats, Stats};
 use libcgroups::v1::ControllerType;
 use lighter_core::{
@@ -10,7 +11,7 @@ use lighter_core::{
     StatisticsV1, StatisticsV2,
 };
 
-use crate::cgroup_files::{MEMORY_EVENTS_V1, MEMORY_EVENTS_V2, folder, read_keyed};
+use crate::cgroup_files::{MEMORY_EVENTS_V1, MEMORY_EVENTS_V2, folder, is_unified, read_keyed};
 use crate::manage::ContainerLocation;
 
 /// `cpuacct.stat` counts in units of USER_HZ, which is 100 in the kernel's interface to
@@ -19,32 +20,24 @@ const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
 
 /// The cgroup's counters, by the cgroup version of the host. Runs in a fork of the shim.
 pub fn statistics(location: &ContainerLocation) -> Result<Statistics, Failure> {
-    let cgroup = location.require_cgroup()?;
     let failed = |failure: Failure| {
         Failure::internal(format!(
             "cannot read the cgroup of container {}: {failure}",
             location.id
         ))
     };
-    let stats = cgroup
+    let folder = folder(location, ControllerType::Memory).map_err(failed)?;
+    if is_unified().map_err(failed)? {
+        return Ok(Statistics::V2(version_2(&folder)));
+    }
+    let stats = location
+        .require_cgroup()?
         .stats()
         .map_err(|error| failed(Failure::from_error(ErrorClass::Internal, &error)))?;
-    let memory = folder(location, ControllerType::Memory).map_err(failed)?;
-    let events = |name: &str| read_keyed(&memory.join(name));
-    Ok(match cgroup {
-        AnyCgroupManager::V1(_) => Statistics::V1(StatisticsV1 {
-            oom: events(MEMORY_EVENTS_V1),
-            ..version_1(stats)
-        }),
-        _ => Statistics::V2(StatisticsV2 {
-            memory_events: events(MEMORY_EVENTS_V2),
-            memory_max_usage: std::fs::read_to_string(memory.join("memory.peak"))
-                .ok()
-                .and_then(|text| text.trim().parse().ok())
-                .unwrap_or_default(),
-            ..version_2(stats)
-        }),
-    })
+    Ok(Statistics::V1(StatisticsV1 {
+        oom: read_keyed(&folder.join(MEMORY_EVENTS_V1)),
+        ..version_1(stats)
+    }))
 }
 
 fn version_1(stats: Stats) -> StatisticsV1 {
@@ -70,26 +63,83 @@ fn version_1(stats: Stats) -> StatisticsV1 {
     }
 }
 
-fn version_2(stats: Stats) -> StatisticsV2 {
+/// What is there: a kernel may lack a controller, or pressure information, without which
+/// libcgroups has no statistics at all.
+fn version_2(folder: &Path) -> StatisticsV2 {
+    let cpu = read_keyed(&folder.join("cpu.stat"));
+    let cpu = |name: &str| cpu.get(name).copied().unwrap_or_default();
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let number = |name: &str| text(name).and_then(|text| text.trim().parse().ok());
+    let limit = |name: &str| number(name).unwrap_or(u64::MAX);
     StatisticsV2 {
-        cpu_total: stats.cpu.usage.usage_total,
-        cpu_user: stats.cpu.usage.usage_user,
-        cpu_kernel: stats.cpu.usage.usage_kernel,
-        periods: stats.cpu.throttling.periods,
-        throttled_periods: stats.cpu.throttling.throttled_periods,
-        throttled_time: stats.cpu.throttling.throttled_time,
-        memory_usage: stats.memory.memory.usage,
-        memory_max_usage: 0,
-        memory_limit: stats.memory.memory.limit,
-        swap_usage: stats.memory.memswap.usage,
-        swap_limit: stats.memory.memswap.limit,
-        memory: stats.memory.stats.into_iter().collect(),
-        memory_events: BTreeMap::new(),
-        pids: stats.pids.current,
-        pids_limit: stats.pids.limit,
-        io: block_devices(&stats.blkio.service_bytes, &stats.blkio.serviced),
-        huge_pages: huge_pages(stats.hugetlb),
+        cpu_total: cpu("usage_usec"),
+        cpu_user: cpu("user_usec"),
+        cpu_kernel: cpu("system_usec"),
+        periods: cpu("nr_periods"),
+        throttled_periods: cpu("nr_throttled"),
+        throttled_time: cpu("throttled_usec"),
+        memory_usage: number("memory.current").unwrap_or_default(),
+        memory_max_usage: number("memory.peak").unwrap_or_default(),
+        memory_limit: limit("memory.max"),
+        swap_usage: number("memory.swap.current").unwrap_or_default(),
+        swap_limit: limit("memory.swap.max"),
+        memory: read_keyed(&folder.join("memory.stat")),
+        memory_events: read_keyed(&folder.join(MEMORY_EVENTS_V2)),
+        pids: number("pids.current").unwrap_or_default(),
+        pids_limit: limit("pids.max"),
+        io: block_devices(&text("io.stat").unwrap_or_default()),
+        huge_pages: huge_pages_v2(folder),
     }
+}
+
+/// The lines of `io.stat`: `8:16 rbytes=4096 wbytes=0 rios=1 wios=0 ...`.
+fn block_devices(text: &str) -> Vec<BlockDevice> {
+    let devices = text.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let counters: BTreeMap<&str, u64> = fields
+            .filter_map(|field| field.split_once('='))
+            .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+            .collect();
+        let counter = |name: &str| counters.get(name).copied().unwrap_or_default();
+        Some(BlockDevice {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+            read_bytes: counter("rbytes"),
+            written_bytes: counter("wbytes"),
+            reads: counter("rios"),
+            writes: counter("wios"),
+        })
+    });
+    devices.collect()
+}
+
+/// By `hugetlb.SIZE.current` and its neighbours.
+fn huge_pages_v2(folder: &Path) -> Vec<HugePages> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut pages: Vec<HugePages> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let size = name.strip_prefix("hugetlb.")?.strip_suffix(".current")?;
+            // `hugetlb.SIZE.rsvd.current` counts reservations.
+            if size.contains('.') {
+                return None;
+            }
+            let number = |what: &str| {
+                let path = folder.join(format!("hugetlb.{size}.{what}"));
+                std::fs::read_to_string(path).ok()?.trim().parse().ok()
+            };
+            let events = read_keyed(&folder.join(format!("hugetlb.{size}.events")));
+            Some(HugePages {
+                size: size.to_owned(),
+                usage: number("current").unwrap_or_default(),
+                max: number("max").unwrap_or(u64::MAX),
+                fail_count: events.get("max").copied().unwrap_or_default(),
+            })
+        })
+        .collect();
+    pages.sort_by(|one, other| one.size.cmp(&other.size));
+    pages
 }
 
 fn memory_data(data: libcgroups::stats::MemoryData) -> MemoryData {
@@ -109,26 +159,6 @@ fn device_counters(counters: Vec<BlkioDeviceStat>) -> Vec<DeviceCounter> {
         value: counter.value,
     });
     counters.collect()
-}
-
-/// libcgroups splits each line of `io.stat` by direction; this puts it together again.
-fn block_devices(bytes: &[BlkioDeviceStat], operations: &[BlkioDeviceStat]) -> Vec<BlockDevice> {
-    let mut devices: BTreeMap<(u64, u64), BlockDevice> = BTreeMap::new();
-    for (counters, are_bytes) in [(bytes, true), (operations, false)] {
-        for counter in counters {
-            let device = devices.entry((counter.major, counter.minor)).or_default();
-            (device.major, device.minor) = (counter.major, counter.minor);
-            let field = match (counter.op_type.as_deref(), are_bytes) {
-                (Some("read"), true) => &mut device.read_bytes,
-                (Some("write"), true) => &mut device.written_bytes,
-                (Some("read"), false) => &mut device.reads,
-                (Some("write"), false) => &mut device.writes,
-                _ => continue,
-            };
-            *field += counter.value;
-        }
-    }
-    devices.into_values().collect()
 }
 
 fn huge_pages(stats: HashMap<String, HugeTlbStats>) -> Vec<HugePages> {
@@ -151,16 +181,7 @@ mod tests {
 
     #[test]
     fn a_device_has_one_line_with_both_directions() {
-        let counter = |direction: &str, value| BlkioDeviceStat {
-            major: 8,
-            minor: 16,
-            op_type: Some(direction.to_owned()),
-            value,
-        };
-        let devices = block_devices(
-            &[counter("read", 4096), counter("write", 8192)],
-            &[counter("read", 1), counter("write", 2)],
-        );
+        let text = "8:16 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\nmalformed\n";
         let expected = BlockDevice {
             major: 8,
             minor: 16,
@@ -169,6 +190,25 @@ mod tests {
             reads: 1,
             writes: 2,
         };
-        assert_eq!(devices, [expected]);
+        assert_eq!(block_devices(text), [expected]);
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_zero_or_without_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("cpu.stat", "usage_usec 7\nuser_usec 5\n");
+        write("pids.max", "max\n");
+        write("memory.max", "4096\n");
+        write("hugetlb.2MB.current", "0\n");
+        write("hugetlb.2MB.max", "max\n");
+        write("hugetlb.2MB.rsvd.current", "0\n");
+        let read = version_2(folder.path());
+        assert_eq!((read.cpu_total, read.cpu_user, read.cpu_kernel), (7, 5, 0));
+        assert_eq!((read.memory_limit, read.pids_limit), (4096, u64::MAX));
+        assert_eq!(read.swap_limit, u64::MAX);
+        assert_eq!(read.huge_pages.len(), 1);
+        assert_eq!(read.huge_pages[0].max, u64::MAX);
     }
 }

@@ -188,7 +188,7 @@ pub struct StatisticsV2 {
     pub memory_events: BTreeMap<String, u64>,
     /// Processes and threads.
     pub pids: u64,
-    /// Limit of processes and threads, 0 for none.
+    /// Limit of processes and threads, `u64::MAX` for none.
     pub pids_limit: u64,
     /// Input and output, by device.
     pub io: Vec<BlockDevice>,

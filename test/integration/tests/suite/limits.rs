@@ -81,6 +81,32 @@ fn a_paused_container_can_be_killed_and_removed() {
     assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
 }
 
+/// As systemd in a container does: cgroups of its own go with the container.
+#[test]
+fn cgroups_below_the_containers_own_are_removed() {
+    let shim = Shim::start();
+    let pid = shim
+        .create("a", &shim.spec("a", &["/sleep.wasm", "100"]))
+        .unwrap();
+    shim.start_task("a").unwrap();
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let below = format!("{}/a", shim.namespace);
+    let folders: Vec<PathBuf> = fs::read_dir(&root)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path().join(&below))
+        .chain([root.join(&below)])
+        .filter(|folder| folder.join("cgroup.procs").exists())
+        .collect();
+    assert!(!folders.is_empty());
+    for folder in folders {
+        fs::create_dir_all(folder.join("inner/most")).unwrap();
+    }
+    assert!(pid > 0);
+    shim.remove("a");
+    assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
+}
+
 /// The file of a container's cgroup with one of these names, on cgroup v1 or v2.
 fn limit(shim: &Shim, id: &str, controller: &str, names: [&str; 2]) -> String {
     let root = PathBuf::from("/sys/fs/cgroup");
