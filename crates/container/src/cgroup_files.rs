@@ -1,11 +1,11 @@
 //! Files of a container's cgroup that libcgroups has no access to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use libcgroups::common::{CgroupSetup, DEFAULT_CGROUP_ROOT, get_cgroup_setup};
 use libcgroups::v1::ControllerType;
-use libcgroups::v1::util::{get_subsystem_mount_point, list_supported_mount_points};
+use libcgroups::v1::util::get_subsystem_mount_point;
 use lighter_core::{ErrorClass, Failure};
 use oci_spec::runtime::Spec;
 
@@ -98,12 +98,15 @@ pub(crate) fn folder(
             format!("container {} has no cgroup", location.id),
         )
     })?;
-    let root = if is_unified()? {
-        PathBuf::from(DEFAULT_CGROUP_ROOT)
-    } else {
-        get_subsystem_mount_point(&controller)
-            .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?
-    };
+    let mut root = PathBuf::from(DEFAULT_CGROUP_ROOT);
+    if !is_unified()? {
+        root.push(controller.to_string());
+        // Two controllers may be one hierarchy, and no link may have the name of each.
+        if !root.is_dir() {
+            root = get_subsystem_mount_point(&controller)
+                .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
+        }
+    }
     Ok(root.join(plain_path(&path)))
 }
 
@@ -142,15 +145,20 @@ fn folders(location: &ContainerLocation) -> Result<Vec<PathBuf>, Failure> {
     let Some(path) = location.cgroup_path() else {
         return Ok(Vec::new());
     };
-    let roots: BTreeSet<PathBuf> = if is_unified()? {
-        [PathBuf::from(DEFAULT_CGROUP_ROOT)].into()
-    } else {
-        list_supported_mount_points()
-            .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?
-            .into_values()
-            .collect()
-    };
-    let folders = roots.into_iter().map(|root| root.join(plain_path(&path)));
+    let path = plain_path(&path);
+    let root = PathBuf::from(DEFAULT_CGROUP_ROOT);
+    if is_unified()? {
+        let folder = root.join(path);
+        return Ok(folder.is_dir().then_some(folder).into_iter().collect());
+    }
+    // Hierarchies are folders here, and links to them. The table of mounts says so too, but
+    // reading it takes time that grows with all containers of the node.
+    let entries = std::fs::read_dir(&root)
+        .map_err(|error| Failure::internal(format!("cannot read {}: {error}", root.display())))?;
+    let folders = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path().join(&path));
     Ok(folders.filter(|folder| folder.is_dir()).collect())
 }
 

@@ -181,11 +181,12 @@ impl Service {
     async fn start_exec(&self, id: &str, exec: &str, target: Target) -> Result<i32, Failure> {
         let (stdio, reader, init) = {
             let mut tasks = self.tasks();
-            tasks.begin_exec();
             let task = tasks.get(id)?;
             let init = task.init.pid;
             let process = task.process_mut(exec)?;
-            (process.stdio.clone(), process.hold_stdin(), init)
+            let made_with = (process.stdio.clone(), process.hold_stdin(), init);
+            tasks.begin_exec();
+            made_with
         };
         let description = description(&target.bundle, exec);
         let what = format!("exec of process {exec} in container {id}");
