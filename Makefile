@@ -20,7 +20,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-vm bench lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri test-nn test-vm bench lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -28,17 +28,17 @@ help: ## List the targets
 packages: ## Install from apt what building and testing need
 	@test/setup/packages.sh
 
-build: packages ## Build the shim and its compile worker into target/dist
-	cargo build --release --locked -p lighter-shim
-	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM)
+build: packages ## Build the shim, its compile worker and the node tool into target/dist
+	cargo build --release --locked -p lighter-shim -p lighter-node
+	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM) $(BUILT)/lighter
 	cargo build --release --locked -p lighter-compiler
 	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
 
-install: build ## Install both below PREFIX (/usr/local), where containerd finds them
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(LIGHTER_BIN)/$(SHIM) $(LIGHTER_BIN)/lighter-compiler
+install: build ## Install them below PREFIX (/usr/local), where containerd finds them
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(LIGHTER_BIN)/$(SHIM) $(LIGHTER_BIN)/lighter-compiler $(LIGHTER_BIN)/lighter
 
 uninstall: ## Remove what `make install` installed
-	rm -f $(DESTDIR)$(PREFIX)/bin/$(SHIM) $(DESTDIR)$(PREFIX)/bin/lighter-compiler
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(SHIM) lighter-compiler lighter)
 
 run: build ## Run a Wasm container on a private containerd, and say what to try next
 	@test/guests/build.sh
@@ -46,8 +46,8 @@ run: build ## Run a Wasm container on a private containerd, and say what to try 
 
 # The tests bring their own compile worker: it is built together with them.
 test-build: packages
-	cargo build --release --locked -p lighter-shim
-	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM)
+	cargo build --release --locked -p lighter-shim -p lighter-node
+	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM) $(BUILT)/lighter
 	cargo test --release --locked --workspace --no-run
 	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
 	@test/setup/daemons.sh
@@ -61,6 +61,10 @@ HANDLER ?= wasmtime
 
 test-cri: test-build ## Run critest on containerd's CRI (SUITE=containerd: its own suite; HANDLER=runc)
 	@test/cri/run.sh $(SUITE) $(HANDLER)
+
+# Its runtime for models compiles for minutes, so that the feature has a target of its own.
+test-nn: test-build ## Test the engine with wasi-nn
+	cargo test --release --locked --workspace --features lighter-compiler/wasi-nn --test program neural_network
 
 # Ten times slower than this machine, so not all of the suite: what differs between cgroup versions.
 VM_TESTS ?= limits:: task_api:: terminal::a_terminal exec::a_guest exec::an_exec exec::the_end exec::stdin

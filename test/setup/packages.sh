@@ -11,10 +11,12 @@ packages=(
     build-essential pkg-config libseccomp-dev
     # Run: the distribution's containerd and runc, and what dockerd's bridge network needs.
     containerd runc iptables iproute2 ca-certificates
+    # Clients and servers of the tests.
+    curl openssl
     # The Linux image of the tests.
     busybox-static
     # Guests. Debian's rustc stays at /usr/bin/rustc; rustup's comes first in PATH.
-    rustc libstd-rust-dev-wasm32 clang lld wasi-libc libclang-rt-14-dev-wasm32
+    rustc libstd-rust-dev-wasm32 clang lld wasi-libc libclang-rt-14-dev-wasm32 python3-venv
     # What one caller needs beyond that.
     "$@"
 )

@@ -14,22 +14,24 @@ mod confine;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use lighter_wasm::{Kind, classify, configuration};
+use lighter_wasm::{Compilation, World, classify, configuration};
 use wasmtime::Engine;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        None => {}
+    let compilation = match std::env::args().nth(1).as_deref() {
         Some("--version") => {
             println!("lighter-compiler ({})", lighter_wasm::engine::VERSION);
             return ExitCode::SUCCESS;
         }
-        Some(_) => {
-            eprintln!("usage: lighter-compiler <WASM >ARTIFACT, or lighter-compiler --version");
-            return ExitCode::from(2);
-        }
-    }
-    match confine::confine().and_then(|()| compile()) {
+        other => other.and_then(Compilation::from_text),
+    };
+    let Some(compilation) = compilation else {
+        eprintln!(
+            "usage: lighter-compiler command|http|metered|debug[-preview3] <WASM >ARTIFACT, or lighter-compiler --version"
+        );
+        return ExitCode::from(2);
+    };
+    match confine::confine().and_then(|()| compile(compilation)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let line: Vec<&str> = error.split_whitespace().collect();
@@ -39,16 +41,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn compile() -> Result<(), String> {
+fn compile(compilation: Compilation) -> Result<(), String> {
     let mut wasm = Vec::new();
     std::io::stdin()
         .read_to_end(&mut wasm)
         .map_err(|error| format!("cannot read the Wasm from stdin: {error}"))?;
-    let kind = classify(&wasm).map_err(|error| format!("it {error}"))?;
-    let artifact = Engine::new(&configuration())
-        .and_then(|engine| match kind {
-            Kind::Module => engine.precompile_module(&wasm),
-            Kind::Component => engine.precompile_component(&wasm),
+    let world = classify(&wasm).map_err(|error| format!("it {error}"))?;
+    let artifact = Engine::new(&configuration(compilation))
+        .and_then(|engine| match world {
+            World::Module => engine.precompile_module(&wasm),
+            _ => engine.precompile_component(&wasm),
         })
         .map_err(|error| format!("{error:#}"))?;
     let mut stdout = std::io::stdout().lock();

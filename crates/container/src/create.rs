@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, Workload};
 use crate::manage::ContainerLocation;
+use crate::memory_limit::{self, MemoryLimit};
 use crate::{
     cgroup_files, console, cwd, guest_view, manage, memory_watch, native_spec, rootfs, stdio,
 };
@@ -70,9 +71,14 @@ fn build(
     let rootfs = rootfs_of(&spec, &location.bundle)?;
     cwd::create_missing(&spec, &rootfs);
     let workload = workload(&spec, &rootfs)?;
+    let is_guest = matches!(workload, Workload::Guest { .. });
+    let memory_limit = if is_guest {
+        Some(memory_limit::create(location, &spec)?)
+    } else {
+        None
+    };
     let descriptors = open_descriptors()?;
 
-    let is_guest = matches!(workload, Workload::Guest { .. });
     let adapted = native_spec::adapt(&spec)?;
     let bundle = if is_guest {
         let spec = guest_view::restrict(adapted.unwrap_or_else(|| spec.clone()), &rootfs)?;
@@ -88,6 +94,7 @@ fn build(
         systemd,
         workload,
         descriptors,
+        memory_limit,
     };
     let mut executed = run_libcontainer(request, &spec, prepared, handed)?;
     if is_guest {
@@ -116,6 +123,7 @@ struct Prepared {
     workload: Workload,
     /// Descriptors that the workload needs.
     descriptors: Vec<RawFd>,
+    memory_limit: Option<MemoryLimit>,
 }
 
 fn run_libcontainer(
@@ -129,6 +137,7 @@ fn run_libcontainer(
         systemd,
         workload,
         descriptors,
+        memory_limit,
     } = prepared;
     let location = &request.location;
     let terminal = request.stdio.terminal;
@@ -137,7 +146,13 @@ fn run_libcontainer(
     let opened = stdio::open(&request.stdio, owner, location)?;
     let diagnosis = Diagnosis::start()
         .map_err(|error| Failure::internal(format!("cannot make a memory file: {error}")))?;
-    let executor = ContainerExecutor::new(workload, descriptors, terminal, diagnosis.clone());
+    let executor = ContainerExecutor::new(
+        workload,
+        descriptors,
+        terminal,
+        memory_limit,
+        diagnosis.clone(),
+    );
     let failed =
         |error: std::io::Error| Failure::internal(format!("cannot make the terminal: {error}"));
 

@@ -28,6 +28,7 @@ use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, Workload};
 use crate::fork::{fork_sibling, pidfd_open};
 use crate::manage::ContainerLocation;
+use crate::memory_limit;
 use crate::{cgroup_files, init, stdio};
 
 /// Most of what is read of a process's description, in bytes.
@@ -89,6 +90,11 @@ fn run(
     // The mounts are there already, below the root of init.
     spec.set_mounts(None);
     let workload = workload(&spec, &init.root(), is_guest)?;
+    let memory_limit = if is_guest {
+        Some(memory_limit::find(location)?)
+    } else {
+        None
+    };
     let code = open_descriptors()?;
 
     let owner = stdio::host_owner(&spec, Some(&process));
@@ -122,7 +128,7 @@ fn run(
     let (outcome, report) = pipe2(OFlag::O_CLOEXEC)
         .map_err(|error| Failure::internal(format!("cannot make a pipe: {error}")))?;
     join(location, &process, &init)?;
-    let executor = ContainerExecutor::new(workload, code, false, diagnosis.clone());
+    let executor = ContainerExecutor::new(workload, code, false, memory_limit, diagnosis.clone());
     let child = Child {
         spec: &spec,
         process: &process,

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 
 use crate::diagnosis::Diagnosis;
 use crate::entrypoint;
+use crate::memory_limit::MemoryLimit;
 use crate::{console, init, title};
 
 /// A program that runs inside init, without an execve.
@@ -28,7 +29,7 @@ pub trait Guest {
 }
 
 /// What execve would hand to a program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct GuestProcess {
     /// Arguments, the program's name first.
     pub args: Vec<String>,
@@ -36,6 +37,8 @@ pub struct GuestProcess {
     pub env: Vec<(String, String)>,
     /// Working directory, absolute.
     pub cwd: String,
+    /// The memory limit of its container.
+    pub memory_limit: Option<MemoryLimit>,
 }
 
 /// What the entrypoint of a container is.
@@ -62,6 +65,7 @@ pub(crate) struct ContainerExecutor {
     descriptors: Rc<Vec<RawFd>>,
     /// Whether stdio is a terminal that the guest's process has to take control of.
     terminal: bool,
+    memory_limit: Option<MemoryLimit>,
     home: Rc<RefCell<Option<String>>>,
     program: Rc<RefCell<PathBuf>>,
     diagnosis: Diagnosis,
@@ -72,12 +76,14 @@ impl ContainerExecutor {
         workload: Workload,
         descriptors: Vec<RawFd>,
         terminal: bool,
+        memory_limit: Option<MemoryLimit>,
         diagnosis: Diagnosis,
     ) -> Self {
         Self {
             workload: Rc::new(RefCell::new(Some(workload))),
             descriptors: Rc::new(descriptors),
             terminal,
+            memory_limit,
             home: Rc::default(),
             program: Rc::default(),
             diagnosis,
@@ -109,6 +115,7 @@ impl ContainerExecutor {
             cwd: cwd
                 .filter(|cwd| !cwd.is_empty())
                 .unwrap_or_else(|| "/".to_owned()),
+            memory_limit: self.memory_limit.clone(),
         }
     }
 

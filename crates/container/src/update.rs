@@ -10,6 +10,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup_files::{folder, is_unified};
 use crate::manage::ContainerLocation;
+use crate::memory_limit;
 
 /// Files that an update may write, by cgroup version and controller. Those that bound each
 /// other come twice, so that one of the two orders is accepted when they are written back.
@@ -84,7 +85,8 @@ pub fn update(location: &ContainerLocation, resources: &[u8]) -> Result<(), Fail
     applied.map_err(|error| {
         old.write_back();
         refused(&Failure::from_error(ErrorClass::InvalidArgument, &error))
-    })
+    })?;
+    memory_limit::follow(location, &resources)
 }
 
 fn oom_killer_is_disabled(location: &ContainerLocation) -> bool {

@@ -14,6 +14,6 @@ pub use id::{ContainerId, InvalidContainerId};
 pub use lifecycle::{Exit, Lifecycle, Notice, Request, Status};
 pub use operation::{
     BlockDevice, Created, Descriptor, DeviceCounter, Executed, HugePages, MemoryData, Mount,
-    Statistics, StatisticsV1, StatisticsV2, Stdio,
+    RuntimeOptions, Statistics, StatisticsV1, StatisticsV2, Stdio,
 };
 pub use processes::{Due, INIT, Processes};

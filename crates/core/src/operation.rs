@@ -29,6 +29,15 @@ pub struct Stdio {
     pub terminal: bool,
 }
 
+/// The options of the runtime handler, from containerd's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeOptions {
+    /// A file with the options; empty for none. It counts before `body`.
+    pub path: String,
+    /// The options themselves, as TOML.
+    pub body: String,
+}
+
 /// The answer of a create operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Created {

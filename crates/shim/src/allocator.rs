@@ -7,11 +7,21 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether what is freed is wiped.
+static WIPES: AtomicBool = AtomicBool::new(true);
+
+/// From now on nothing is wiped: this process is a guest's, and no other is made from it.
+/// Wiping takes up a good part of a service's time.
+pub(crate) fn stop_wiping() {
+    WIPES.store(false, Ordering::Relaxed);
+}
 
 /// The system's allocator, with memory set to zero before it is freed.
 ///
-/// `realloc` is not forwarded: the default moves by alloc, copy and dealloc, so that the old
-/// place is wiped as well.
+/// `realloc` moves by alloc, copy and dealloc as long as it wipes, so that the old place is wiped
+/// as well.
 pub(crate) struct WipingAllocator;
 
 // SAFETY: memory comes from the system's allocator and goes back to it with the same layout.
@@ -27,12 +37,32 @@ unsafe impl GlobalAlloc for WipingAllocator {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the block is the caller's and has this size; it is still allocated.
-        unsafe { memory.write_bytes(0, layout.size()) };
-        // Otherwise the compiler drops a write that nobody reads.
-        std::hint::black_box(memory);
+        if WIPES.load(Ordering::Relaxed) {
+            // SAFETY: the block is the caller's and has this size; it is still allocated.
+            unsafe { memory.write_bytes(0, layout.size()) };
+            // Otherwise the compiler drops a write that nobody reads.
+            std::hint::black_box(memory);
+        }
         // SAFETY: the caller's duties are the same.
         unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !WIPES.load(Ordering::Relaxed) {
+            // SAFETY: the caller's duties are the same.
+            return unsafe { System.realloc(memory, layout, size) };
+        }
+        // SAFETY: the caller sees to it that the new size, rounded up, does not overflow. Both
+        // blocks are allocated while the shorter of their lengths is copied, and the old one is
+        // freed with its own layout.
+        unsafe {
+            let new = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !new.is_null() {
+                new.copy_from_nonoverlapping(memory, layout.size().min(size));
+                self.dealloc(memory, layout);
+            }
+            new
+        }
     }
 }
 

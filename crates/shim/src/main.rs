@@ -11,6 +11,7 @@ mod daemon;
 mod delete;
 mod info;
 mod logger;
+mod options;
 mod runtime;
 mod socket;
 mod start;

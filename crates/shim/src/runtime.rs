@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use lighter_container::{ContainerLocation, CreateRequest, ExecRequest};
 use lighter_core::{ContainerId, Failure};
 use lighter_task::{CreateTask, ExecTask, Operation, Runtime, Target};
+use lighter_wasm::NodeOptions;
 use serde::Serialize;
 
-use crate::workload;
+use crate::options;
+use crate::workload::{self, Node};
 
 /// Forks the shim for each operation.
 pub(crate) struct ForkingRuntime {
@@ -31,6 +33,13 @@ impl ForkingRuntime {
             namespace: self.namespace.clone(),
             id: target.id.clone(),
             bundle: target.bundle.clone(),
+        }
+    }
+
+    fn node(&self, options: NodeOptions) -> Node<'_> {
+        Node {
+            options,
+            compiler: &self.compiler,
         }
     }
 
@@ -58,6 +67,7 @@ fn fork<T: Serialize>(
 
 impl Runtime for ForkingRuntime {
     fn create(&self, request: CreateTask) -> io::Result<Operation> {
+        let options = request.options;
         let request = CreateRequest {
             location: self.location(&request.target),
             rootfs: request.rootfs,
@@ -65,7 +75,9 @@ impl Runtime for ForkingRuntime {
         };
         fork(|handed| {
             lighter_container::create(&request, handed, |spec, rootfs| {
-                workload::find(spec, rootfs, &self.compiler)
+                let bundle = &request.location.bundle;
+                let node = options::keep(&options, bundle)?;
+                workload::find(spec, rootfs, &self.node(node))
             })
         })
     }
@@ -83,7 +95,8 @@ impl Runtime for ForkingRuntime {
         };
         fork(|handed| {
             lighter_container::exec(&request, handed, |spec, root, is_guest| {
-                workload::find_exec(spec, root, is_guest, &self.compiler)
+                let node = options::kept(&request.location.bundle)?;
+                workload::find_exec(spec, root, is_guest, &self.node(node))
             })
         })
     }

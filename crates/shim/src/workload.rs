@@ -1,33 +1,43 @@
 //! What a container runs: a program of its image, or a guest on Wasmtime.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lighter_container::{Guest, GuestProcess, Workload};
 use lighter_core::{ErrorClass, ExitReason, Failure};
 use lighter_image::{Entrypoint, Format, find_entrypoint, find_program};
-use lighter_wasm::{ArtifactCache, Program};
+use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program};
 use oci_spec::runtime::Spec;
+
+use crate::{allocator, options};
 
 /// Where compiled code is kept. Root's alone: what is in it is run as it is.
 const ARTIFACTS: &str = "/var/lib/lighter/artifacts";
 
+/// What a node gives to all of its containers.
+pub(crate) struct Node<'a> {
+    pub(crate) options: NodeOptions,
+    /// The compile worker's program.
+    pub(crate) compiler: &'a Path,
+}
+
 /// Finds the container's entrypoint and, if it is Wasm, maps its compiled code.
 ///
 /// Runs in the fork that creates the container, before libcontainer does anything.
-pub(crate) fn find(spec: &Spec, rootfs: &Path, compiler: &Path) -> Result<Workload, Failure> {
+pub(crate) fn find(spec: &Spec, rootfs: &Path, node: &Node<'_>) -> Result<Workload, Failure> {
     let entrypoint = find_entrypoint(spec, rootfs)
         .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
-    workload(entrypoint, spec, rootfs, compiler)
+    workload(entrypoint, spec, rootfs, node)
 }
 
 fn workload(
     entrypoint: Entrypoint,
     spec: &Spec,
     rootfs: &Path,
-    compiler: &Path,
+    node: &Node<'_>,
 ) -> Result<Workload, Failure> {
     match entrypoint.format {
-        Format::Wasm => guest(entrypoint, compiler),
+        Format::Wasm => guest(entrypoint, spec, node),
         Format::Elf if lighter_wasm::is_precompiled(&head(&entrypoint)?) => Err(refuse(
             &entrypoint.path,
             "the image holds code that was compiled ahead of time by Wasmtime; only code that this node compiled itself is run, so ship the .wasm",
@@ -59,7 +69,7 @@ pub(crate) fn find_exec(
     spec: &Spec,
     root: &Path,
     is_guest: bool,
-    compiler: &Path,
+    node: &Node<'_>,
 ) -> Result<Workload, Failure> {
     let entrypoint = find_entrypoint(spec, root).map_err(|error| {
         let failure = Failure::from_error(ErrorClass::InvalidArgument, &error);
@@ -79,7 +89,7 @@ pub(crate) fn find_exec(
             "exec format error: the file is Wasm, but this is a Linux container, which a guest could reach the kernel's files in; run it as a container of its own",
         ));
     }
-    workload(entrypoint, spec, root, compiler)
+    workload(entrypoint, spec, root, node)
 }
 
 /// The module that a minimal init (`docker run --init`: `docker-init -- PROGRAM`) would start.
@@ -114,13 +124,20 @@ fn head(entrypoint: &Entrypoint) -> Result<Vec<u8>, Failure> {
     Ok(head)
 }
 
-fn guest(entrypoint: Entrypoint, compiler: &Path) -> Result<Workload, Failure> {
+fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workload, Failure> {
+    let options = options::for_container(&node.options, spec)?;
     // Wasmtime chains its trap handlers to those that stand when its engine is made.
     lighter_wasm::exit_on_fatal_signals();
-    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), compiler.to_owned());
+    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned());
     let name = entrypoint.path.display().to_string();
-    let program = Program::load(entrypoint.file, &name, entrypoint.export.as_deref(), &cache)
-        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    let program = Program::load(
+        entrypoint.file,
+        &name,
+        entrypoint.export.as_deref(),
+        &cache,
+        options,
+    )
+    .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
     Ok(Workload::Guest {
         guest: Box::new(WasmGuest(program)),
         path: entrypoint.path,
@@ -132,10 +149,14 @@ struct WasmGuest(Program);
 
 impl Guest for WasmGuest {
     fn run(self: Box<Self>, process: GuestProcess) -> ExitReason {
+        allocator::stop_wiping();
         self.0.run(lighter_wasm::Guest {
             args: process.args,
             env: process.env,
             cwd: process.cwd,
+            memory_limit: process
+                .memory_limit
+                .map(|limit| Arc::new(move || limit.bytes()) as MemoryLimit),
         })
     }
 }

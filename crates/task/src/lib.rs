@@ -13,6 +13,7 @@ mod raw;
 mod reaper;
 mod requests;
 mod runtime;
+mod runtime_options;
 mod server;
 mod service;
 mod status;

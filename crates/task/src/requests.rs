@@ -21,6 +21,7 @@ use crate::operation::Operation;
 use crate::raw::register;
 use crate::reaper::now;
 use crate::runtime::{CreateTask, ExecTask, Runtime, Target};
+use crate::runtime_options;
 use crate::tasks::{Process, Stdin, Task, Tasks};
 
 /// A first start of an image compiles it, which has two minutes of its own. So may an exec.
@@ -91,6 +92,7 @@ impl Service {
         request: api::CreateTaskRequest,
     ) -> Result<i32, Failure> {
         let id = parse(&request.id)?;
+        let options = runtime_options::of(request.options.as_ref())?;
         if !request.checkpoint.is_empty() {
             return Err(no_checkpoints("restore"));
         }
@@ -114,6 +116,7 @@ impl Service {
                 target: target.clone(),
                 rootfs: request.rootfs.into_iter().map(mount).collect(),
                 stdio,
+                options,
             }),
             &what,
             MAKE_LIMIT,

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use lighter_core::{ContainerId, Mount, Stdio};
+use lighter_core::{ContainerId, Mount, RuntimeOptions, Stdio};
 
 use crate::operation::Operation;
 
@@ -25,6 +25,8 @@ pub struct CreateTask {
     pub rootfs: Vec<Mount>,
     /// Where it reads and writes.
     pub stdio: Stdio,
+    /// Options of the node.
+    pub options: RuntimeOptions,
 }
 
 /// What the start of an added process asks of the runtime.

@@ -15,15 +15,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
-use crate::classify::{Kind, NotRunnable, classify, kind_of_header};
+use crate::classify::{NotRunnable, World, classify};
 use crate::compile::{self, CompileError};
-use crate::engine;
+use crate::engine::{self, Compilation};
 use crate::source::{Digest, Source};
 
 /// Why there is no artifact for a Wasm file.
@@ -35,6 +34,9 @@ pub enum CacheError {
     /// The file is no Wasm binary.
     #[error(transparent)]
     NotRunnable(#[from] NotRunnable),
+    /// This node does not run binaries of this kind; the text says why.
+    #[error("{0}")]
+    NotAllowed(String),
     /// The Wasm binary was not compiled.
     #[error("cannot be compiled: {0}")]
     Compile(#[from] CompileError),
@@ -62,7 +64,8 @@ pub enum CacheError {
 #[derive(Debug)]
 pub(crate) struct Artifact {
     pub(crate) path: PathBuf,
-    pub(crate) kind: Kind,
+    pub(crate) world: World,
+    pub(crate) compilation: Compilation,
 }
 
 /// The folder of artifacts, and the compile worker that fills it.
@@ -86,27 +89,27 @@ impl ArtifactCache {
     }
 
     /// The artifact for `source`, compiled now if it is not there. Blocks while it is compiled,
-    /// by this process or another one.
-    pub(crate) fn artifact(&self, source: &Source) -> Result<Artifact, CacheError> {
+    /// by this process or another one. `choose` says how a program of a world is compiled.
+    pub(crate) fn artifact(
+        &self,
+        source: &Source,
+        choose: &dyn Fn(World) -> Result<Compilation, String>,
+    ) -> Result<Artifact, CacheError> {
         self.check_directory()?;
-        let header = source.header().map_err(CacheError::Source)?;
-        if let Some(kind) = kind_of_header(&header) {
-            let digest = source.digest().map_err(CacheError::Source)?;
-            let path = self.path_of(digest);
-            if path.exists() {
-                return Ok(Artifact { path, kind });
-            }
-        }
         let wasm = source.copy().map_err(CacheError::Source)?;
-        let kind = classify(&wasm)?;
-        // Of the copy: the file may have changed since it was hashed above.
-        let path = self.path_of(Digest::of(&wasm));
+        let world = classify(&wasm)?;
+        let compilation = choose(world).map_err(CacheError::NotAllowed)?;
+        let path = self.path_of(Digest::of(&wasm), compilation);
         let lock = Lock::take(&path.with_extension("lock"))?;
         if !path.exists() {
-            self.compile(wasm, &path)?;
+            self.compile(wasm, compilation, &path)?;
         }
         lock.release();
-        Ok(Artifact { path, kind })
+        Ok(Artifact {
+            path,
+            world,
+            compilation,
+        })
     }
 
     /// Forgets an artifact that turned out to be damaged.
@@ -114,13 +117,18 @@ impl ArtifactCache {
         remove(&artifact.path)
     }
 
-    fn path_of(&self, digest: Digest) -> PathBuf {
-        self.directory
-            .join(format!("{digest}-{}", compatibility_key()))
+    fn path_of(&self, digest: Digest, compilation: Compilation) -> PathBuf {
+        let key = compatibility_key(compilation);
+        self.directory.join(format!("{digest}-{compilation}-{key}"))
     }
 
     /// Only the holder of the lock of `path` calls this.
-    fn compile(&self, wasm: Vec<u8>, path: &Path) -> Result<(), CacheError> {
+    fn compile(
+        &self,
+        wasm: Vec<u8>,
+        compilation: Compilation,
+        path: &Path,
+    ) -> Result<(), CacheError> {
         let partial = path.with_extension("partial");
         // A leftover may still be open in the worker of a process that was killed.
         remove(&partial)?;
@@ -130,11 +138,17 @@ impl ArtifactCache {
             .mode(0o600)
             .open(&partial)
             .map_err(|error| at(&partial, error))?;
-        let compiled = compile::compile(&self.compiler, wasm, &file, compile::TIME_LIMIT)
-            .map_err(CacheError::from)
-            // Without it, a power cut could leave a complete name on incomplete code.
-            .and_then(|()| file.sync_all().map_err(|error| at(&partial, error)))
-            .and_then(|()| fs::rename(&partial, path).map_err(|error| at(path, error)));
+        let compiled = compile::compile(
+            &self.compiler,
+            compilation,
+            wasm,
+            &file,
+            compile::TIME_LIMIT,
+        )
+        .map_err(CacheError::from)
+        // Without it, a power cut could leave a complete name on incomplete code.
+        .and_then(|()| file.sync_all().map_err(|error| at(&partial, error)))
+        .and_then(|()| fs::rename(&partial, path).map_err(|error| at(path, error)));
         if compiled.is_err() {
             remove(&partial)?;
         }
@@ -172,13 +186,10 @@ impl ArtifactCache {
 }
 
 /// The part of every name that stands for versions and configuration: 16 hexadecimal digits.
-fn compatibility_key() -> &'static str {
-    static KEY: OnceLock<String> = OnceLock::new();
-    KEY.get_or_init(|| {
-        let mut key = Digest::of(engine::compatibility().as_bytes()).to_string();
-        key.truncate(16);
-        key
-    })
+fn compatibility_key(compilation: Compilation) -> String {
+    let mut key = Digest::of(engine::compatibility(compilation).as_bytes()).to_string();
+    key.truncate(16);
+    key
 }
 
 /// Who holds it compiles one artifact; the file is there only as long as somebody does.

@@ -8,21 +8,66 @@ use std::fmt;
 
 use wasmparser::{Chunk, Parser, Payload};
 
-/// What a Wasm binary is.
+/// What a Wasm binary is, by the world that it was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum World {
     /// A core module; runs as a WASI preview 1 command.
     Module,
-    /// A component; runs when it exports `wasi:cli/run`.
+    /// A component that exports no world that is known here. One of its functions can be
+    /// started by name.
     Component,
+    /// A component that exports `wasi:cli/run` 0.2.
+    Command,
+    /// A component that exports `wasi:http/incoming-handler` 0.2.
+    Service,
+    /// A component that exports `wasi:cli/run` 0.3, or imports anything of WASI 0.3.
+    Command3,
+    /// A component that exports `wasi:http/handler` 0.3.
+    Service3,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
+impl World {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Module,
+        Self::Component,
+        Self::Command,
+        Self::Service,
+        Self::Command3,
+        Self::Service3,
+    ];
+
+    /// Whether it is served over HTTP instead of run once.
+    pub fn is_service(self) -> bool {
+        matches!(self, Self::Service | Self::Service3)
+    }
+
+    /// Whether it needs WASI 0.3.
+    pub fn needs_preview3(self) -> bool {
+        matches!(self, Self::Command3 | Self::Service3)
+    }
+
+    /// The word for it in the artifact cache and in listings.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Module => "module",
             Self::Component => "component",
-        })
+            Self::Command => "command",
+            Self::Service => "service",
+            Self::Command3 => "command-0.3",
+            Self::Service3 => "service-0.3",
+        }
+    }
+
+    /// The world called `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|world| world.name() == name)
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
     }
 }
 
@@ -49,6 +94,14 @@ pub enum NotRunnable {
     /// The frame of the file is damaged or of a version that is not known.
     #[error("is malformed: {0}")]
     Malformed(String),
+    /// The file imports functions that no release of WASI has, or that Lighter does not give.
+    #[error("imports `{import}`: {reason}")]
+    Unsupported {
+        /// The import, as `module::name`.
+        import: String,
+        /// Why it is not there, and what works instead.
+        reason: &'static str,
+    },
 }
 
 const MAGIC: [u8; 4] = *b"\0asm";
@@ -72,23 +125,12 @@ pub fn is_precompiled(first_bytes: &[u8]) -> bool {
         && first_bytes.get(ABI_VERSION) == Some(&0)
 }
 
-/// What a well-formed binary with this header is, without a look at the rest.
-#[cfg(feature = "run")]
-pub(crate) fn kind_of_header(first_bytes: &[u8]) -> Option<Kind> {
-    if first_bytes.starts_with(&MODULE_HEADER) {
-        Some(Kind::Module)
-    } else if first_bytes.starts_with(&COMPONENT_HEADER) {
-        Some(Kind::Component)
-    } else {
-        None
-    }
-}
-
 /// Decides what the whole file `bytes` is.
 ///
 /// # Errors
-/// [`NotRunnable`] for everything that is not the complete frame of a module or component.
-pub fn classify(bytes: &[u8]) -> Result<Kind, NotRunnable> {
+/// [`NotRunnable`] for everything that is not the complete frame of a module or component, and
+/// for those whose imports say that they were made for another runtime.
+pub fn classify(bytes: &[u8]) -> Result<World, NotRunnable> {
     if is_precompiled(bytes) {
         return Err(NotRunnable::Precompiled);
     }
@@ -98,19 +140,118 @@ pub fn classify(bytes: &[u8]) -> Result<Kind, NotRunnable> {
     if !is_wasm(bytes) {
         return Err(NotRunnable::NotWasm);
     }
-    let kind = match bytes.get(..MODULE_HEADER.len()) {
+    match bytes.get(..MODULE_HEADER.len()) {
         None => return Err(NotRunnable::Truncated(bytes.len())),
-        Some(header) if header == MODULE_HEADER => Kind::Module,
-        Some(header) if header == COMPONENT_HEADER => Kind::Component,
+        Some(header) if header == MODULE_HEADER || header == COMPONENT_HEADER => {}
         Some(header) => {
             return Err(NotRunnable::Malformed(format!(
                 "unknown version {:02x?} after \\0asm",
                 &header[MAGIC.len()..]
             )));
         }
-    };
-    walk(bytes)?;
-    Ok(kind)
+    }
+    let interface = walk(bytes)?;
+    for (module, name) in &interface.imports {
+        if let Some(reason) = why_unsupported(module, name) {
+            return Err(NotRunnable::Unsupported {
+                import: format!("{module}::{name}"),
+                reason,
+            });
+        }
+    }
+    Ok(if bytes.starts_with(&MODULE_HEADER) {
+        World::Module
+    } else {
+        interface.world()
+    })
+}
+
+/// What the outermost binary imports and exports.
+#[derive(Default)]
+struct Interface {
+    /// Module and name. A component's imports have no module.
+    imports: Vec<(String, String)>,
+    exports: Vec<String>,
+}
+
+impl Interface {
+    /// The world of a component. One that serves and can be run is served, as the peers do it;
+    /// `FILE#wasi:cli/run@0.2.0` runs it.
+    fn world(&self) -> World {
+        let exports = |interface: &str, version: &str| {
+            self.exports
+                .iter()
+                .any(|name| is_version_of(name, interface, version))
+        };
+        if exports("wasi:http/incoming-handler", "0.2.") {
+            World::Service
+        } else if exports("wasi:http/handler", "0.3.") {
+            World::Service3
+        } else if exports("wasi:cli/run", "0.3.") || self.imports_preview3() {
+            World::Command3
+        } else if exports("wasi:cli/run", "0.2.") {
+            World::Command
+        } else {
+            World::Component
+        }
+    }
+
+    fn imports_preview3(&self) -> bool {
+        self.imports
+            .iter()
+            .any(|(_, name)| name.starts_with("wasi:") && name.contains("@0.3."))
+    }
+}
+
+/// Whether `name` is `interface@version...`.
+fn is_version_of(name: &str, interface: &str, version: &str) -> bool {
+    name.strip_prefix(interface)
+        .and_then(|rest| rest.strip_prefix('@'))
+        .is_some_and(|rest| rest.starts_with(version))
+}
+
+/// Why a core module that imports this cannot run, and what works instead.
+///
+/// `sock_accept` and its like of preview 1 are not in this list: Go's programs import them
+/// whether or not they use them, so they are refused when they are called.
+fn why_unsupported(module: &str, name: &str) -> Option<&'static str> {
+    const WASMEDGE: &[&str] = &[
+        "sock_bind",
+        "sock_connect",
+        "sock_getaddrinfo",
+        "sock_getlocaladdr",
+        "sock_getpeeraddr",
+        "sock_getsockopt",
+        "sock_listen",
+        "sock_open",
+        "sock_recv_from",
+        "sock_send_to",
+        "sock_setsockopt",
+    ];
+    match (module, name) {
+        ("wasi", "thread-spawn") => Some(
+            "wasi-threads was withdrawn and is in no engine's plans; build for one thread (without -pthread), and run more containers",
+        ),
+        ("wasi_snapshot_preview1", name) if WASMEDGE.contains(&name) => Some(
+            "these sockets exist in WasmEdge only; build a component of WASI 0.2, which has wasi:sockets and wasi:http",
+        ),
+        (module, _) if module.starts_with("wasmedge") || module.starts_with("wasi_crypto") => Some(
+            "this extension exists in WasmEdge only; WASI 0.2 has what stands in for most of it",
+        ),
+        ("wasi_unstable", _) => Some(
+            "this is WASI preview 0 of 2019; build it again with a compiler that targets preview 1 (wasm32-wasip1) or later",
+        ),
+        ("wasi_nn" | "wasi_ephemeral_nn", _) if !cfg!(feature = "wasi-nn") => {
+            Some("this build of Lighter has no wasi-nn; build it with the cargo feature `wasi-nn`")
+        }
+        ("env", name) if name.starts_with("emscripten_") || name.starts_with("invoke_") => Some(
+            "this was made by Emscripten for a JavaScript host; build it with wasi-sdk, or with -sSTANDALONE_WASM",
+        ),
+        ("__wbindgen_placeholder__" | "wbg", _) => Some(
+            "this was made by wasm-bindgen for a JavaScript host; build it for the target wasm32-wasip1 or wasm32-wasip2",
+        ),
+        _ => None,
+    }
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -136,7 +277,10 @@ impl Open {
 }
 
 /// Goes through all sections, so that a file that ends too early is found here.
-fn walk(bytes: &[u8]) -> Result<(), NotRunnable> {
+fn walk(bytes: &[u8]) -> Result<Interface, NotRunnable> {
+    let malformed =
+        |error: wasmparser::BinaryReaderError| NotRunnable::Malformed(error.to_string());
+    let mut interface = Interface::default();
     let truncated = || NotRunnable::Truncated(bytes.len());
     let mut rest = bytes;
     let mut outer: Vec<Open> = Vec::new();
@@ -150,7 +294,29 @@ fn walk(bytes: &[u8]) -> Result<(), NotRunnable> {
             Err(error) => return Err(NotRunnable::Malformed(error.to_string())),
         };
         rest = &rest[consumed..];
+        let outermost = outer.is_empty();
         match payload {
+            Payload::ImportSection(section) if outermost => {
+                for import in section.into_imports() {
+                    let import = import.map_err(malformed)?;
+                    interface
+                        .imports
+                        .push((import.module.to_owned(), import.name.to_owned()));
+                }
+            }
+            Payload::ComponentImportSection(section) if outermost => {
+                for import in section {
+                    let name = import.map_err(malformed)?.name.name.to_owned();
+                    interface.imports.push((String::new(), name));
+                }
+            }
+            Payload::ComponentExportSection(section) if outermost => {
+                for export in section {
+                    interface
+                        .exports
+                        .push(export.map_err(malformed)?.name.name.to_owned());
+                }
+            }
             Payload::FunctionSection(section) => current.declared_functions = section.count(),
             Payload::CodeSectionStart { count, .. } => current.function_bodies = count,
             Payload::ModuleSection { parser, .. } | Payload::ComponentSection { parser, .. } => {
@@ -162,7 +328,7 @@ fn walk(bytes: &[u8]) -> Result<(), NotRunnable> {
                 }
                 match outer.pop() {
                     Some(parent) => current = parent,
-                    None => return Ok(()),
+                    None => return Ok(interface),
                 }
             }
             _ => {}
@@ -199,9 +365,81 @@ mod tests {
 
     #[test]
     fn modules_and_components_are_told_apart() {
-        assert_eq!(classify(&module()), Ok(Kind::Module));
-        assert_eq!(classify(&component()), Ok(Kind::Component));
-        assert_eq!(classify(b"\0asm\x01\0\0\0"), Ok(Kind::Module));
+        assert_eq!(classify(&module()), Ok(World::Module));
+        assert_eq!(classify(&component()), Ok(World::Component));
+        assert_eq!(classify(b"\0asm\x01\0\0\0"), Ok(World::Module));
+    }
+
+    fn component_with(interfaces: &str) -> Vec<u8> {
+        wat::parse_str(format!(
+            r#"(component
+                (core module $m (func (export "f")))
+                (core instance $i (instantiate $m))
+                (func $f (canon lift (core func $i "f")))
+                (instance $run (export "run" (func $f)))
+                {interfaces})"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_world_is_what_a_component_exports() {
+        let cases = [
+            ("wasi:cli/run@0.2.0", World::Command),
+            ("wasi:cli/run@0.2.8", World::Command),
+            ("wasi:cli/run@0.3.0", World::Command3),
+            ("wasi:cli/run@0.3.0-rc-2025-09-16", World::Command3),
+            ("wasi:http/incoming-handler@0.2.3", World::Service),
+            ("wasi:http/handler@0.3.0", World::Service3),
+            ("wasi:cli/run@0.1.0", World::Component),
+            ("wasi:cli/runner@0.2.0", World::Component),
+            ("acme:cli/run@0.2.0", World::Component),
+        ];
+        for (name, world) in cases {
+            let bytes = component_with(&format!(r#"(export "{name}" (instance $run))"#));
+            assert_eq!(classify(&bytes), Ok(world), "{name}");
+        }
+        let both = component_with(
+            r#"(export "wasi:cli/run@0.2.0" (instance $run))
+               (export "wasi:http/incoming-handler@0.2.0" (instance $run))"#,
+        );
+        assert_eq!(classify(&both), Ok(World::Service));
+        let imports = wat::parse_str(
+            r#"(component (import "wasi:clocks/monotonic-clock@0.3.0" (instance)))"#,
+        )
+        .unwrap();
+        assert_eq!(classify(&imports), Ok(World::Command3));
+    }
+
+    #[test]
+    fn the_names_of_worlds_are_read_back() {
+        for world in World::ALL {
+            assert_eq!(World::from_name(world.name()), Some(world));
+        }
+        assert_eq!(World::from_name("spin"), None);
+    }
+
+    #[test]
+    fn modules_for_other_runtimes_are_refused_by_name() {
+        let cases = [
+            ("wasi", "thread-spawn", "one thread"),
+            ("wasi_snapshot_preview1", "sock_open", "WasmEdge"),
+            ("wasi_snapshot_preview1", "sock_getaddrinfo", "wasi:sockets"),
+            ("wasmedge_process", "run", "WasmEdge"),
+            ("wasi_unstable", "fd_write", "preview 0"),
+            ("env", "emscripten_resize_heap", "Emscripten"),
+            ("wbg", "__wbg_log", "wasm-bindgen"),
+        ];
+        for (module, name, hint) in cases {
+            let text = format!(r#"(module (import "{module}" "{name}" (func)))"#);
+            let error = classify(&wat::parse_str(text).unwrap()).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(&format!("`{module}::{name}`")), "{text}");
+            assert!(text.contains(hint), "{text}");
+        }
+        let go = r#"(module (import "wasi_snapshot_preview1" "sock_accept"
+            (func (param i32 i32 i32) (result i32))))"#;
+        assert_eq!(classify(&wat::parse_str(go).unwrap()), Ok(World::Module));
     }
 
     #[test]
@@ -226,7 +464,8 @@ mod tests {
 
     #[test]
     fn precompiled_code_is_refused_by_name() {
-        let engine = wasmtime::Engine::new(&crate::configuration()).unwrap();
+        let engine =
+            wasmtime::Engine::new(&crate::configuration(crate::Compilation::default())).unwrap();
         for artifact in [
             engine.precompile_module(&module()).unwrap(),
             engine.precompile_component(&component()).unwrap(),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::engine::Compilation;
 use crate::source;
 
 /// Longest time that a compilation may take on the clock.
@@ -52,6 +53,7 @@ pub enum CompileError {
 )]
 pub(crate) fn compile(
     compiler: &Path,
+    compilation: Compilation,
     wasm: Vec<u8>,
     artifact: &File,
     limit: Duration,
@@ -60,6 +62,7 @@ pub(crate) fn compile(
     drop(wasm);
     let deadline = Instant::now() + limit;
     let mut child = Command::new(compiler)
+        .arg(compilation.to_string())
         .env_clear()
         .current_dir("/")
         .stdin(input)
@@ -153,6 +156,7 @@ mod tests {
         let artifact = tempfile::tempfile().unwrap();
         compile(
             Path::new(program),
+            Compilation::default(),
             b"\0asm\x01\0\0\0".to_vec(),
             &artifact,
             limit,

@@ -1,5 +1,8 @@
 //! How a guest's end becomes an [`ExitReason`], and what is said about it.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
 use lighter_core::ExitReason;
 use wasmtime::{ThrownException, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -11,7 +14,11 @@ pub(crate) fn of_error(name: &str, error: &wasmtime::Error) -> (ExitReason, Stri
         // A process gives its parent the lowest eight bits of its status, and so do we.
         return (ExitReason::Exited(*status as u8), String::new());
     }
-    let cause = error.root_cause().to_string();
+    let cause = if let Some(Trap::OutOfFuel) = error.downcast_ref() {
+        "it has executed as many instructions as its fuel allows".to_owned()
+    } else {
+        error.root_cause().to_string()
+    };
     let backtrace = error.downcast_ref::<WasmBacktrace>();
     let trapped = backtrace.is_some() || error.is::<Trap>() || error.is::<ThrownException>();
     if !trapped {
@@ -30,6 +37,32 @@ pub(crate) fn of_error(name: &str, error: &wasmtime::Error) -> (ExitReason, Stri
         text.push_str(&format!("wasm backtrace:\n{}\n", frames.trim_end()));
     }
     (ExitReason::Trapped, text)
+}
+
+/// Where Kubernetes reads why a container ended (`terminationMessagePath`, by default): a file
+/// that the kubelet mounts.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Bytes of it that the kubelet shows.
+const TERMINATION_BYTES: usize = 4096;
+
+/// Says why the container ends: on stderr, and where `kubectl describe` shows it.
+pub(crate) fn say(text: &str) {
+    write_to_stderr(text);
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(TERMINATION_LOG);
+    if let Ok(mut file) = file
+        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+    {
+        let end = text.floor_char_boundary(TERMINATION_BYTES);
+        let _ = file.write_all(&text.as_bytes()[..end]);
+    }
+}
+
+/// Tells whoever reads the container's log what the host did, in one line.
+pub(crate) fn complain(message: &str) {
+    write_to_stderr(&format!("lighter: {message}\n"));
 }
 
 /// Writes to descriptor 2. There is nobody to tell if that fails.

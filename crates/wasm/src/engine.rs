@@ -3,7 +3,7 @@
 //! The shim (which maps code) and the compile worker (which makes it) both use
 //! [`configuration`]: a setting written in two places would make every artifact unusable.
 
-use std::sync::OnceLock;
+use std::fmt;
 
 use wasmtime::{Config, Engine, ModuleVersionStrategy, WasmBacktraceDetails};
 
@@ -30,16 +30,91 @@ impl EngineError {
     }
 }
 
-/// How Wasm is compiled and run on this node.
+/// What code is compiled for. It decides what is compiled into every loop and function, so
+/// that each is an artifact of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Variant {
+    /// A command: no checks in loops. A busy loop is ended by the signal handlers of `signals`
+    /// or by SIGKILL.
+    #[default]
+    Command,
+    /// A service: loops look at a counter (an epoch), so that one request cannot keep the
+    /// thread from the others, and a time limit holds for a busy loop too.
+    Http,
+    /// Every instruction is counted (fuel), beside epochs: a guest ends after a number of them.
+    Metered,
+    /// Not optimised, with DWARF for a debugger, beside epochs.
+    Debug,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Command, Self::Http, Self::Metered, Self::Debug];
+
+    /// The word for it in options and in the artifact cache.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Http => "http",
+            Self::Metered => "metered",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// The variant called `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|variant| variant.name() == name)
+    }
+
+    /// Whether its code gives way when the engine's epoch moves on.
+    pub fn has_epochs(self) -> bool {
+        self != Self::Command
+    }
+}
+
+/// Everything that can differ between two artifacts of one source on one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Compilation {
+    /// What the code is for.
+    pub variant: Variant,
+    /// Whether the asynchronous parts of the component model are there, which WASI 0.3 needs
+    /// and Wasmtime counts as experimental.
+    pub preview3: bool,
+}
+
+impl Compilation {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Variant::ALL
+            .into_iter()
+            .flat_map(|variant| [false, true].map(|preview3| Self { variant, preview3 }))
+    }
+
+    /// The compilation whose text (as `Display` writes it) is `text`.
+    pub fn from_text(text: &str) -> Option<Self> {
+        Self::all().find(|compilation| compilation.to_string() == text)
+    }
+}
+
+impl fmt::Display for Compilation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.variant.name())?;
+        formatter.write_str(if self.preview3 { "-preview3" } else { "" })
+    }
+}
+
+/// How Wasm is compiled and run on this node, for one kind of compilation.
 ///
-/// Neither epochs nor fuel are used: they would slow every loop down, and a busy loop is ended
-/// by the signal handlers of `signals` or by SIGKILL. The pooling allocator stays off, since a
-/// process runs one guest only, and with it `pagemap_scan`, which relies on fork handlers
-/// that a raw `clone3` does not run.
-pub fn configuration() -> Config {
+/// The shim adds where instances get their memory from ([`engine`]); that is no part of what
+/// is compiled. `pagemap_scan` stays off with it: it relies on fork handlers that a raw
+/// `clone3` does not run.
+pub fn configuration(compilation: Compilation) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
+        .wasm_component_model_async(compilation.preview3)
+        .epoch_interruption(compilation.variant.has_epochs())
+        .consume_fuel(compilation.variant == Variant::Metered)
         // A trap on the container's stderr names functions, and lines where the Wasm has DWARF.
         // Set here because the default depends on an environment variable.
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
@@ -49,47 +124,56 @@ pub fn configuration() -> Config {
         // Backtraces walk frame pointers. Unwind tables would only be registered with the C
         // library at each start and take up space in each artifact.
         .native_unwind_info(false);
+    if compilation.variant == Variant::Debug {
+        config.debug_info(true);
+        #[cfg(feature = "compile")]
+        config.cranelift_opt_level(wasmtime::OptLevel::None);
+    }
     config
         .module_version(ModuleVersionStrategy::Custom(VERSION.to_owned()))
         .expect("the version is shorter than the 255 bytes that Wasmtime allows");
     config
 }
 
-/// The engine of this process, made at the first call.
-///
-/// There is one for each process, because Wasmtime's signal handlers belong to the process,
-/// and because children that are forked afterwards share its memory.
+/// The engine that runs a guest. A service of at most `instances` at a time gets them from a
+/// pool; a command gets its memory from the system.
 ///
 /// # Errors
 /// When Wasmtime refuses the configuration on this machine.
-pub fn engine() -> Result<&'static Engine, EngineError> {
-    static ENGINE: OnceLock<Engine> = OnceLock::new();
-    if let Some(engine) = ENGINE.get() {
-        return Ok(engine);
+#[cfg(feature = "run")]
+pub(crate) fn engine(
+    compilation: Compilation,
+    instances: Option<u32>,
+) -> Result<Engine, EngineError> {
+    let mut config = configuration(compilation);
+    if let Some(instances) = instances {
+        config.allocation_strategy(crate::pool::pool(instances));
     }
-    let engine =
-        Engine::new(&configuration()).map_err(|error| EngineError::from_wasmtime(&error))?;
-    Ok(ENGINE.get_or_init(|| engine))
+    Engine::new(&config).map_err(|error| EngineError::from_wasmtime(&error))
 }
 
 /// What, beside the source bytes, decides whether an artifact fits this process: versions and
-/// configuration, as text. The artifact cache hashes it into its keys, once for each process.
+/// configuration, as text. The artifact cache hashes it into its keys.
 ///
 /// `Engine::precompile_compatibility_hash` exists only where a compiler is linked in, hence
 /// not in the shim. Features of the processor are left out: Wasmtime compares them itself when
 /// it maps an artifact, and one that does not fit is then compiled again.
 #[cfg(feature = "run")]
-pub(crate) fn compatibility() -> String {
+pub(crate) fn compatibility(compilation: Compilation) -> String {
     format!(
         "{VERSION}\n{}\n{:?}",
         std::env::consts::ARCH,
-        configuration()
+        configuration(compilation)
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn own_engine() -> Engine {
+        engine(Compilation::default(), None).unwrap()
+    }
 
     #[test]
     fn the_version_names_a_patch_release_of_wasmtime() {
@@ -99,9 +183,23 @@ mod tests {
     }
 
     #[test]
+    fn compilations_are_read_back_and_differ() {
+        let mut texts = std::collections::BTreeSet::new();
+        for compilation in Compilation::all() {
+            assert_eq!(
+                Compilation::from_text(&compilation.to_string()),
+                Some(compilation)
+            );
+            assert!(texts.insert(compatibility(compilation)), "{compilation}");
+        }
+        assert_eq!(texts.len(), 8);
+        assert_eq!(Compilation::from_text("fast"), None);
+    }
+
+    #[test]
     fn an_artifact_of_another_version_is_refused() {
         let wasm = wat::parse_str("(module)").unwrap();
-        let mut other = configuration();
+        let mut other = configuration(Compilation::default());
         other
             .module_version(ModuleVersionStrategy::Custom("wasmtime 48.0.0".to_owned()))
             .unwrap();
@@ -109,13 +207,13 @@ mod tests {
             .unwrap()
             .precompile_module(&wasm)
             .unwrap();
-        let own = engine().unwrap().precompile_module(&wasm).unwrap();
+        let own = own_engine().precompile_module(&wasm).unwrap();
         #[allow(unsafe_code)]
         // SAFETY: both artifacts were compiled by this test from a module of its own.
         let (foreign, own) = unsafe {
             (
-                wasmtime::Module::deserialize(engine().unwrap(), &foreign),
-                wasmtime::Module::deserialize(engine().unwrap(), &own),
+                wasmtime::Module::deserialize(&own_engine(), &foreign),
+                wasmtime::Module::deserialize(&own_engine(), &own),
             )
         };
         assert!(foreign.err().unwrap().to_string().contains("version"));
@@ -123,10 +221,31 @@ mod tests {
     }
 
     #[test]
+    fn an_artifact_of_another_variant_is_refused_and_a_pool_changes_nothing() {
+        let wasm = wat::parse_str("(module (memory 1))").unwrap();
+        let service = Compilation {
+            variant: Variant::Http,
+            preview3: false,
+        };
+        let code = Engine::new(&configuration(service))
+            .unwrap()
+            .precompile_module(&wasm)
+            .unwrap();
+        let load = |engine: Engine| {
+            #[allow(unsafe_code)]
+            // SAFETY: the artifact was compiled by this test from a module of its own.
+            unsafe {
+                wasmtime::Module::deserialize(&engine, &code)
+            }
+        };
+        load(engine(service, Some(10)).unwrap()).unwrap();
+        assert!(load(own_engine()).is_err());
+    }
+
+    #[test]
     fn the_compatibility_text_follows_the_configuration() {
-        let text = compatibility();
+        let text = compatibility(Compilation::default());
         assert!(text.contains(VERSION));
         assert!(text.contains("wasm_component_model: true"), "{text}");
-        assert_eq!(text, compatibility());
     }
 }

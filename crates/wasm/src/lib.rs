@@ -19,34 +19,56 @@ pub mod engine;
 #[cfg(feature = "run")]
 pub mod cache;
 #[cfg(feature = "run")]
+pub mod options;
+#[cfg(feature = "run")]
 pub mod program;
 #[cfg(feature = "run")]
 pub mod signals;
 
 #[cfg(feature = "run")]
+mod budget;
+#[cfg(feature = "run")]
+mod clock;
+#[cfg(feature = "run")]
 mod compile;
 #[cfg(feature = "run")]
 mod ending;
 #[cfg(feature = "run")]
+mod key_value;
+#[cfg(feature = "run")]
 mod link;
+#[cfg(feature = "run")]
+mod network;
+#[cfg(feature = "wasi-nn")]
+mod neural_network;
+#[cfg(feature = "run")]
+mod outgoing;
+#[cfg(feature = "run")]
+mod pool;
 #[cfg(feature = "run")]
 mod preopen;
 #[cfg(feature = "run")]
 mod run;
 #[cfg(feature = "run")]
+mod serve;
+#[cfg(feature = "run")]
 mod source;
+#[cfg(feature = "run")]
+mod state;
 #[cfg(feature = "run")]
 mod stdio;
 
-pub use classify::{Kind, NotRunnable, classify, is_precompiled, is_wasm};
-pub use engine::{EngineError, configuration, engine};
+pub use classify::{NotRunnable, World, classify, is_precompiled, is_wasm};
+pub use engine::{Compilation, EngineError, Variant, configuration};
 
+#[cfg(feature = "run")]
+pub use budget::MemoryLimit;
 #[cfg(feature = "run")]
 pub use cache::{ArtifactCache, CacheError};
 #[cfg(feature = "run")]
 pub use compile::CompileError;
 #[cfg(feature = "run")]
-pub use link::warm_up;
+pub use options::{NodeOptions, OptionError, Options};
 #[cfg(feature = "run")]
 pub use program::{Program, ProgramError};
 #[cfg(feature = "run")]

@@ -1,68 +1,109 @@
-//! What the host offers to guests: WASI preview 1 to core modules, 0.2 to components.
+//! What the host offers to guests: WASI preview 1 to core modules, 0.2 and 0.3 to components.
 
-use std::sync::OnceLock;
+use wasmtime::{Caller, Engine, Linker, component};
+use wasmtime_wasi::{I32Exit, p1, p2, p3};
+use wasmtime_wasi_config::WasiConfig;
 
-use wasmtime::{Linker, component};
-use wasmtime_wasi::p1::{self, WasiP1Ctx};
-use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p2};
+use crate::compile::one_line;
+use crate::engine::EngineError;
+use crate::key_value;
+use crate::options::Options;
+use crate::run::Guest;
+use crate::state::{Shared, State};
 
-use crate::engine::{EngineError, engine};
-use crate::{Kind, compile::one_line};
+/// The functions of preview 1 that would need sockets, which it has no way to open.
+const SOCKETS: [&str; 4] = ["sock_accept", "sock_recv", "sock_send", "sock_shutdown"];
 
-/// What a store holds. The context of preview 1 contains one of 0.2, so it serves both.
-pub(crate) type State = WasiP1Ctx;
-
-/// The functions for core modules, made at the first call.
+/// The functions for core modules.
 ///
 /// They are the asynchronous ones: the synchronous ones start a worker thread for each
 /// processor as soon as one is called.
-pub(crate) fn module_linker() -> Result<&'static Linker<State>, EngineError> {
-    static LINKER: OnceLock<Linker<State>> = OnceLock::new();
-    if let Some(linker) = LINKER.get() {
-        return Ok(linker);
-    }
-    let mut linker = Linker::new(engine()?);
-    p1::add_to_linker_async(&mut linker, |state| state)
-        .and_then(|()| add_exit(&mut linker))
+pub(crate) fn module_linker(engine: &Engine) -> Result<Linker<State>, EngineError> {
+    let mut linker = Linker::new(engine);
+    p1::add_to_linker_async(&mut linker, State::preview1)
+        .and_then(|()| {
+            linker.allow_shadowing(true);
+            add_exit(&mut linker)?;
+            refuse_sockets(&mut linker)?;
+            #[cfg(feature = "wasi-nn")]
+            crate::neural_network::add_to_module_linker(&mut linker)?;
+            Ok(())
+        })
         .map_err(|error| EngineError::from_wasmtime(&error))?;
-    Ok(LINKER.get_or_init(|| linker))
+    Ok(linker)
 }
 
 /// Replaces `proc_exit`: wasmtime-wasi refuses statuses from 126 on, which a container may use.
 fn add_exit(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.allow_shadowing(true);
     linker.func_wrap(
         "wasi_snapshot_preview1",
         "proc_exit",
         |status: i32| -> wasmtime::Result<()> { Err(I32Exit(status).into()) },
     )?;
-    linker.allow_shadowing(false);
     Ok(())
 }
 
-/// The functions for components, made at the first call.
-pub(crate) fn component_linker() -> Result<&'static component::Linker<State>, EngineError> {
-    static LINKER: OnceLock<component::Linker<State>> = OnceLock::new();
-    if let Some(linker) = LINKER.get() {
-        return Ok(linker);
+/// Ends a guest that calls a socket function of preview 1, and says what works. Go's programs
+/// import them all and call them only for networking.
+fn refuse_sockets(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    for name in SOCKETS {
+        let ty = match name {
+            "sock_accept" => (3, 1),
+            "sock_recv" => (6, 1),
+            "sock_send" => (5, 1),
+            _ => (2, 1),
+        };
+        let i32s = |count| std::iter::repeat_n(wasmtime::ValType::I32, count);
+        let ty = wasmtime::FuncType::new(linker.engine(), i32s(ty.0), i32s(ty.1));
+        linker.func_new(
+            "wasi_snapshot_preview1",
+            name,
+            ty,
+            move |_: Caller<'_, State>, _, _| {
+                Err(wasmtime::Error::msg(format!(
+                    "it called `{name}`, but WASI preview 1 has no way to open a socket: build a component of WASI 0.2, which has wasi:sockets and wasi:http"
+                )))
+            },
+        )?;
     }
-    let mut linker = component::Linker::new(engine()?);
-    p2::add_to_linker_async(&mut linker).map_err(|error| EngineError::from_wasmtime(&error))?;
-    Ok(LINKER.get_or_init(|| linker))
+    Ok(())
 }
 
-/// Makes what every program of this kind needs, unless it is there: the engine and its linker.
-///
-/// A process that forks for each container calls this first, so that the children share the
-/// memory instead of each making its own. It starts no thread and opens no file.
-///
-/// # Errors
-/// When Wasmtime cannot be set up on this machine.
-pub fn warm_up(kind: Kind) -> Result<(), EngineError> {
-    match kind {
-        Kind::Module => module_linker().map(drop),
-        Kind::Component => component_linker().map(drop),
-    }
+/// The functions that `component` may import. Those of worlds that it does not ask for are left
+/// out, as each costs some microseconds of the start.
+pub(crate) fn component_linker(
+    component: &component::Component,
+    preview3: bool,
+) -> Result<component::Linker<State>, EngineError> {
+    let engine = component.engine();
+    let ty = component.component_type();
+    let imports = |prefix: &str| ty.imports(engine).any(|(name, _)| name.starts_with(prefix));
+    let mut linker = component::Linker::new(engine);
+    let add = |linker: &mut component::Linker<State>| {
+        p2::add_to_linker_async(linker)?;
+        if imports("wasi:http/") {
+            wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+        }
+        if imports("wasi:config/") {
+            wasmtime_wasi_config::add_to_linker(linker, |state| {
+                WasiConfig::from(&*state.configuration)
+            })?;
+        }
+        if imports("wasi:keyvalue/") {
+            key_value::add_to_linker(linker)?;
+        }
+        if preview3 {
+            p3::add_to_linker(linker)?;
+            wasmtime_wasi_http::p3::add_to_linker(linker)?;
+        }
+        #[cfg(feature = "wasi-nn")]
+        if imports("wasi:nn/") {
+            crate::neural_network::add_to_component_linker(linker)?;
+        }
+        Ok(())
+    };
+    add(&mut linker).map_err(|error: wasmtime::Error| EngineError::from_wasmtime(&error))?;
+    Ok(linker)
 }
 
 /// Resolves the imports of a core module.
@@ -75,7 +116,9 @@ pub(crate) fn link_module(
 ) -> Result<wasmtime::InstancePre<State>, String> {
     linker.instantiate_pre(module).map_err(|error| {
         // Values of the linker belong to a store. This one only serves to look them up.
-        let state = WasiCtxBuilder::new().build_p1();
+        let Ok(state) = Shared::new(Guest::default(), Options::default()).state(false) else {
+            return one_line(&format!("{error:#}"));
+        };
         let mut store = wasmtime::Store::new(module.engine(), state);
         let missing: Vec<String> = module
             .imports()
@@ -108,44 +151,45 @@ mod tests {
     use wasmtime::Module;
 
     use super::*;
+    use crate::engine::{Compilation, engine};
 
-    fn module(text: &str) -> Module {
-        Module::new(engine().unwrap(), wat::parse_str(text).unwrap()).unwrap()
+    fn own_engine() -> Engine {
+        engine(Compilation::default(), None).unwrap()
+    }
+
+    fn link(text: &str) -> Result<(), String> {
+        let engine = own_engine();
+        let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        link_module(&module_linker(&engine).unwrap(), &module).map(drop)
     }
 
     #[test]
     fn all_missing_imports_are_named() {
-        let module = module(
+        let error = link(
             r#"(module
                 (import "env" "one" (func))
                 (import "wasi_snapshot_preview1" "fd_write"
                     (func (param i32 i32 i32 i32) (result i32)))
                 (import "env" "two" (memory 1)))"#,
         );
-        let error = link_module(module_linker().unwrap(), &module)
-            .err()
-            .unwrap();
-        assert_eq!(error, "`env::one`, `env::two`");
+        assert_eq!(error.unwrap_err(), "`env::one`, `env::two`");
     }
 
     #[test]
     fn an_import_of_another_type_is_named() {
-        let module =
-            module(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i64))))"#);
-        let error = link_module(module_linker().unwrap(), &module)
-            .err()
-            .unwrap();
-        assert!(error.contains("fd_write"), "{error}");
+        let error =
+            link(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i64))))"#);
+        assert!(error.unwrap_err().contains("fd_write"));
     }
 
     #[test]
-    fn a_missing_import_of_a_component_is_named() {
-        let text = r#"(component (import "acme:thing/store" (instance (export "get" (func)))))"#;
+    fn a_missing_import_of_a_component_is_named_with_its_version() {
+        let text = r#"(component
+            (import "acme:thing/store@1.2.3" (instance (export "get" (func)))))"#;
         let bytes = wat::parse_str(text).unwrap();
-        let component = component::Component::new(engine().unwrap(), bytes).unwrap();
-        let error = link_component(component_linker().unwrap(), &component)
-            .err()
-            .unwrap();
-        assert!(error.contains("acme:thing/store"), "{error}");
+        let component = component::Component::new(&own_engine(), bytes).unwrap();
+        let linker = component_linker(&component, false).unwrap();
+        let error = link_component(&linker, &component).err().unwrap();
+        assert!(error.contains("acme:thing/store@1.2.3"), "{error}");
     }
 }

@@ -5,15 +5,18 @@ use std::fs::File;
 use std::io;
 
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
-use wasmtime::component::{Component, ComponentExportIndex, Type};
-use wasmtime::{ExternType, FuncType, Module};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Type};
+use wasmtime::{Engine, ExternType, FuncType, Module};
+use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::cache::{Artifact, ArtifactCache, CacheError};
-use crate::classify::Kind;
+use crate::classify::World;
 use crate::compile::one_line;
 use crate::engine::{EngineError, engine};
-use crate::link::{State, component_linker, link_component, link_module, module_linker};
+use crate::link::{component_linker, link_component, link_module, module_linker};
+use crate::options::Options;
 use crate::source::Source;
+use crate::state::State;
 
 /// Why a file cannot be run. Each text names the file as the user wrote it.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +51,8 @@ pub enum ProgramError {
     /// The host does not have what the program imports.
     #[error(
         "{name} cannot be linked: this host does not provide {imports}; it provides \
-         wasi_snapshot_preview1 to modules and WASI 0.2 (wasi:cli) to components"
+         wasi_snapshot_preview1 to modules, and WASI 0.2, wasi:http, wasi:config and wasi:keyvalue \
+         to components"
     )]
     Imports {
         /// The file.
@@ -76,9 +80,11 @@ pub enum ProgramError {
 pub struct Program {
     pub(crate) name: String,
     pub(crate) code: Code,
+    pub(crate) options: Options,
+    pub(crate) engine: Engine,
 }
 
-/// The two kinds of programs, with the function that starts each.
+/// The kinds of programs, with the function that starts each.
 pub(crate) enum Code {
     Module {
         instance: wasmtime::InstancePre<State>,
@@ -87,14 +93,24 @@ pub(crate) enum Code {
         initialize: bool,
     },
     Component {
-        instance: wasmtime::component::InstancePre<State>,
+        instance: InstancePre<State>,
         entry: ComponentExportIndex,
         /// The function returns a `result`, not nothing.
         fallible: bool,
     },
+    /// A command of WASI 0.3.
+    Command3(wasmtime_wasi::p3::bindings::CommandPre<State>),
+    Service(ProxyPre<State>),
 }
 
-enum Mapped {
+/// Code that is in place, and what it was compiled as.
+struct Mapped {
+    code: MappedCode,
+    world: World,
+    engine: Engine,
+}
+
+enum MappedCode {
     Module(Module),
     Component(Component),
 }
@@ -115,27 +131,35 @@ impl Program {
         name: &str,
         export: Option<&str>,
         cache: &ArtifactCache,
+        options: Options,
     ) -> Result<Self, ProgramError> {
         let source = Source::new(source).map_err(|error| ProgramError::Source {
             name: name.to_owned(),
             error,
         })?;
-        let code = match find_and_map(&source, name, cache)? {
-            Mapped::Module(module) => prepare_module(&module, name, export)?,
-            Mapped::Component(component) => prepare_component(&component, name, export)?,
+        let mapped = find_and_map(&source, name, export, cache, &options)?;
+        let code = match (&mapped.code, export, mapped.world) {
+            (MappedCode::Module(module), ..) => prepare_module(module, name, export)?,
+            (MappedCode::Component(component), None, world) if world.is_service() => {
+                prepare_service(component, name, world)?
+            }
+            (MappedCode::Component(component), None, World::Command3) => {
+                let instance = link(component, name, true)?;
+                Code::Command3(bound(
+                    name,
+                    wasmtime_wasi::p3::bindings::CommandPre::new(instance),
+                )?)
+            }
+            (MappedCode::Component(component), ..) => {
+                prepare_component(component, name, export, mapped.world.needs_preview3())?
+            }
         };
         Ok(Self {
             name: name.to_owned(),
             code,
+            options,
+            engine: mapped.engine,
         })
-    }
-
-    /// What kind of program this is.
-    pub fn kind(&self) -> Kind {
-        match self.code {
-            Code::Module { .. } => Kind::Module,
-            Code::Component { .. } => Kind::Component,
-        }
     }
 }
 
@@ -143,38 +167,52 @@ impl Program {
 fn find_and_map(
     source: &Source,
     name: &str,
+    export: Option<&str>,
     cache: &ArtifactCache,
+    options: &Options,
 ) -> Result<Mapped, ProgramError> {
     let code_error = |error| ProgramError::Code {
         name: name.to_owned(),
         error,
     };
-    let artifact = cache.artifact(source).map_err(code_error)?;
-    let first_error = match map(&artifact) {
+    // A function that is started by its name is a command, also one of a service.
+    let role = |world: World| match export {
+        Some(_) if world.is_service() => World::Component,
+        _ => world,
+    };
+    let choose = |world| options.compilation(role(world));
+    let artifact = cache.artifact(source, &choose).map_err(code_error)?;
+    let instances = role(artifact.world)
+        .is_service()
+        .then_some(options.http.concurrency);
+    let first_error = match map(&artifact, instances) {
         Ok(mapped) => return Ok(mapped),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
-    let artifact = cache.artifact(source).map_err(code_error)?;
-    map(&artifact).map_err(|error| ProgramError::Map {
+    let artifact = cache.artifact(source, &choose).map_err(code_error)?;
+    map(&artifact, instances).map_err(|error| ProgramError::Map {
         name: name.to_owned(),
         cause: one_line(&format!("{error:#} (and before that: {first_error:#})")),
     })
 }
 
-fn map(artifact: &Artifact) -> wasmtime::Result<Mapped> {
-    let engine = engine()?;
+fn map(artifact: &Artifact, instances: Option<u32>) -> wasmtime::Result<Mapped> {
+    let engine = engine(artifact.compilation, instances)?;
     // SAFETY: `Artifact`s come from `ArtifactCache` only: files that the compile worker of this
     // node wrote, in a folder that nobody but this user can enter, and that are replaced by
     // rename and never written to. Wasmtime itself compares version and settings.
-    unsafe {
-        Ok(match artifact.kind {
-            Kind::Module => Mapped::Module(Module::deserialize_file(engine, &artifact.path)?),
-            Kind::Component => {
-                Mapped::Component(Component::deserialize_file(engine, &artifact.path)?)
-            }
-        })
-    }
+    let code = unsafe {
+        match artifact.world {
+            World::Module => MappedCode::Module(Module::deserialize_file(&engine, &artifact.path)?),
+            _ => MappedCode::Component(Component::deserialize_file(&engine, &artifact.path)?),
+        }
+    };
+    Ok(Mapped {
+        code,
+        world: artifact.world,
+        engine,
+    })
 }
 
 fn imports_error(name: &str, imports: String) -> ProgramError {
@@ -190,8 +228,8 @@ const START: &str = "_start";
 const INITIALIZE: &str = "_initialize";
 
 fn prepare_module(module: &Module, name: &str, export: Option<&str>) -> Result<Code, ProgramError> {
-    let instance =
-        link_module(module_linker()?, module).map_err(|missing| imports_error(name, missing))?;
+    let instance = link_module(&module_linker(module.engine())?, module)
+        .map_err(|missing| imports_error(name, missing))?;
     let entry = export.unwrap_or(START);
     let fault = match module.get_export(entry) {
         None => format!("it exports no function `{entry}`"),
@@ -226,13 +264,42 @@ fn takes_and_returns_nothing(function: &FuncType) -> bool {
 /// Wasmtime finds every later 0.2 by this name too.
 const RUN_INTERFACE: &str = "wasi:cli/run@0.2.0";
 
+fn link(
+    component: &Component,
+    name: &str,
+    preview3: bool,
+) -> Result<InstancePre<State>, ProgramError> {
+    link_component(&component_linker(component, preview3)?, component)
+        .map_err(|missing| imports_error(name, missing))
+}
+
+/// The bindings of a world, or how the component does not fit it although it says so.
+fn bound<T>(name: &str, bindings: wasmtime::Result<T>) -> Result<T, ProgramError> {
+    bindings.map_err(|error| ProgramError::Entry {
+        name: name.to_owned(),
+        fault: one_line(&format!("{error:#}")),
+        candidates: "its exports are not those of the world that it names".to_owned(),
+    })
+}
+
+fn prepare_service(component: &Component, name: &str, world: World) -> Result<Code, ProgramError> {
+    let instance = link(component, name, world.needs_preview3())?;
+    Ok(Code::Service(if world.needs_preview3() {
+        let bindings = wasmtime_wasi_http::p3::bindings::ServicePre::new(instance);
+        ProxyPre::P3(bound(name, bindings)?)
+    } else {
+        let bindings = wasmtime_wasi_http::p2::bindings::ProxyPre::new(instance);
+        ProxyPre::P2(bound(name, bindings)?)
+    }))
+}
+
 fn prepare_component(
     component: &Component,
     name: &str,
     export: Option<&str>,
+    preview3: bool,
 ) -> Result<Code, ProgramError> {
-    let instance = link_component(component_linker()?, component)
-        .map_err(|missing| imports_error(name, missing))?;
+    let instance = link(component, name, preview3)?;
     let entry = export.unwrap_or(RUN_INTERFACE);
     let fault = match find_function(component, entry) {
         None => format!("it exports neither a function nor an interface `{entry}`"),

@@ -1,20 +1,25 @@
 //! Runs a program to its end, in the process that is the container's.
 
 use std::any::Any;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use lighter_core::ExitReason;
-use wasmtime::Store;
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime::{Engine, Store};
 
-use crate::ending::{of_error, write_to_stderr};
-use crate::link::State;
-use crate::preopen::{is_root, preopens, top_level_folders};
+use crate::budget::MemoryLimit;
+use crate::ending::{of_error, say};
 use crate::program::{Code, Program};
-use crate::stdio::Output;
+use crate::serve::{self, Ticker};
+use crate::state::{Shared, State};
+
+/// Threads that wait for what cannot be waited for otherwise: name look-ups, and the files of
+/// services. Beside them a process has its main thread and the guest's.
+const WAITING_THREADS: usize = 1;
 
 /// What a guest is started with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Guest {
     /// Its arguments; the first is the name of the program.
     pub args: Vec<String>,
@@ -22,91 +27,158 @@ pub struct Guest {
     pub env: Vec<(String, String)>,
     /// Its current folder, an absolute path in the container. Empty means `/`.
     pub cwd: String,
+    /// The memory limit of its container, if it has one.
+    pub memory_limit: Option<MemoryLimit>,
+}
+
+impl fmt::Debug for Guest {
+    /// Without the environment, which may hold secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Guest")
+            .field("args", &self.args)
+            .field("cwd", &self.cwd)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Program {
-    /// Runs the program to its end.
+    /// Runs the program to its end; a service until SIGTERM.
     ///
-    /// The guest gets descriptors 0, 1 and 2 of this process and every folder below `/` as this
-    /// process sees it: call it when the container's root is in place. A trap or a failure of
-    /// the host is written to descriptor 2. There is no network yet.
+    /// The guest gets descriptors 0, 1 and 2 of this process, every folder below `/` and the
+    /// network as this process sees them: call it when the container's root is in place. A
+    /// trap or a failure of the host is written to descriptor 2 and to the termination log.
     ///
-    /// The caller ends the process with [`ExitReason::status`] afterwards; a thread that reads
-    /// descriptor 0 for the guest may still be there.
+    /// The caller ends the process with [`ExitReason::status`] afterwards; a thread that looks a
+    /// name up for the guest may still be there.
     pub fn run(self, guest: Guest) -> ExitReason {
+        let ticker = Arc::new(Ticker::default());
+        let engine = self.engine.clone();
+        let service = matches!(self.code, Code::Service(_));
+        let for_guest = Arc::clone(&ticker);
         // On a thread of its own: a fork of the shim inherits the shim's tokio context in the
         // calling thread's local storage, and a runtime inside of a runtime panics.
         let thread = std::thread::Builder::new()
             .name("guest".to_owned())
-            .spawn(move || self.run_here(&guest));
-        match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| panicked(&panic)),
+            .spawn(move || {
+                let _ended = for_guest.ends_with_this();
+                self.run_here(guest, &for_guest)
+            });
+        let thread = match thread {
+            Ok(thread) => thread,
             Err(error) => {
-                write_to_stderr(&format!("lighter: cannot start the guest: {error}\n"));
-                ExitReason::HostFailure
+                say(&format!("lighter: cannot start the guest: {error}\n"));
+                return ExitReason::HostFailure;
             }
+        };
+        if service {
+            ticker.tick(&engine);
         }
+        thread.join().unwrap_or_else(|panic| panicked(&panic))
     }
 
-    fn run_here(self, guest: &Guest) -> ExitReason {
+    fn run_here(self, guest: Guest, ticker: &Arc<Ticker>) -> ExitReason {
         let name = self.name.clone();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.call(guest)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.call(guest, ticker)));
         let error = match outcome {
             Err(panic) => return panicked(&panic),
             Ok(Ok(reason)) => return reason,
             Ok(Err(error)) => error,
         };
         let (reason, text) = of_error(&name, &error);
-        write_to_stderr(&text);
+        if !text.is_empty() {
+            say(&text);
+        }
         reason
     }
 
-    fn call(self, guest: &Guest) -> wasmtime::Result<ExitReason> {
-        // A runtime of one thread. Files are read and written in it too (see `state`).
+    fn call(self, guest: Guest, ticker: &Arc<Ticker>) -> wasmtime::Result<ExitReason> {
+        // A runtime of one thread. A command's files are read and written in it too.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .max_blocking_threads(WAITING_THREADS)
             .build()?;
-        let state = state(guest)?;
-        runtime.block_on(async {
+        let shared = Shared::new(guest, self.options);
+        let engine = self.engine;
+        let outcome = runtime.block_on(async {
             match self.code {
-                Code::Module {
-                    instance,
-                    entry,
-                    initialize,
-                } => {
-                    let mut store = Store::new(instance.module().engine(), state);
-                    let instance = instance.instantiate_async(&mut store).await?;
-                    let first = initialize.then_some("_initialize");
-                    for function in first.into_iter().chain([entry.as_str()]) {
-                        instance
-                            .get_typed_func::<(), ()>(&mut store, function)?
-                            .call_async(&mut store, ())
-                            .await?;
-                    }
-                    Ok(ExitReason::Exited(0))
-                }
-                Code::Component {
-                    instance,
-                    entry,
-                    fallible,
-                } => {
-                    let mut store = Store::new(instance.engine(), state);
-                    let instance = instance.instantiate_async(&mut store).await?;
-                    if !fallible {
-                        instance
-                            .get_typed_func::<(), ()>(&mut store, entry)?
-                            .call_async(&mut store, ())
-                            .await?;
-                        return Ok(ExitReason::Exited(0));
-                    }
-                    let (result,) = instance
-                        .get_typed_func::<(), (Result<(), ()>,)>(&mut store, entry)?
-                        .call_async(&mut store, ())
-                        .await?;
-                    Ok(ExitReason::Exited(u8::from(result.is_err())))
-                }
+                Code::Service(pre) => serve::serve(&self.name, &engine, pre, shared, ticker).await,
+                code => run_command(code, &engine, &shared).await,
             }
-        })
+        });
+        // A look-up that hangs must not keep the container.
+        runtime.shutdown_background();
+        outcome
+    }
+}
+
+/// A store for one instance.
+pub(crate) fn store(
+    engine: &Engine,
+    shared: &Shared,
+    service: bool,
+) -> wasmtime::Result<Store<State>> {
+    let mut store = Store::new(engine, shared.state(service)?);
+    store.limiter(|state| &mut state.budget);
+    store.set_hostcall_fuel(shared.host_call_bytes());
+    if let Some(fuel) = shared.options.fuel {
+        store.set_fuel(fuel)?;
+    }
+    if service {
+        // Code gives way to the other requests whenever the epoch moves on.
+        store.epoch_deadline_async_yield_and_update(1);
+        store.set_epoch_deadline(1);
+    } else {
+        store.set_epoch_deadline(u64::MAX / 2);
+    }
+    Ok(store)
+}
+
+async fn run_command(code: Code, engine: &Engine, shared: &Shared) -> wasmtime::Result<ExitReason> {
+    let mut store = store(engine, shared, false)?;
+    match code {
+        Code::Module {
+            instance,
+            entry,
+            initialize,
+        } => {
+            let instance = instance.instantiate_async(&mut store).await?;
+            let first = initialize.then_some("_initialize");
+            for function in first.into_iter().chain([entry.as_str()]) {
+                instance
+                    .get_typed_func::<(), ()>(&mut store, function)?
+                    .call_async(&mut store, ())
+                    .await?;
+            }
+            Ok(ExitReason::Exited(0))
+        }
+        Code::Component {
+            instance,
+            entry,
+            fallible,
+        } => {
+            let instance = instance.instantiate_async(&mut store).await?;
+            if !fallible {
+                instance
+                    .get_typed_func::<(), ()>(&mut store, entry)?
+                    .call_async(&mut store, ())
+                    .await?;
+                return Ok(ExitReason::Exited(0));
+            }
+            let (result,) = instance
+                .get_typed_func::<(), (Result<(), ()>,)>(&mut store, entry)?
+                .call_async(&mut store, ())
+                .await?;
+            Ok(ExitReason::Exited(u8::from(result.is_err())))
+        }
+        Code::Command3(pre) => {
+            let command = pre.instantiate_async(&mut store).await?;
+            let result = store
+                .run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await)
+                .await??;
+            Ok(ExitReason::Exited(u8::from(result.is_err())))
+        }
+        Code::Service(_) => unreachable!("services are served"),
     }
 }
 
@@ -116,41 +188,6 @@ fn panicked(panic: &Box<dyn Any + Send>) -> ExitReason {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no text");
-    write_to_stderr(&format!("lighter: the host failed: {text}\n"));
+    say(&format!("lighter: the host failed: {text}\n"));
     ExitReason::HostFailure
-}
-
-/// The guest's view of the container.
-fn state(guest: &Guest) -> wasmtime::Result<State> {
-    let mut builder = WasiCtxBuilder::new();
-    builder
-        .args(&guest.args)
-        .envs(&guest.env)
-        .inherit_stdin()
-        // A guest waits for its files anyway; otherwise each call would go to a worker thread.
-        .allow_blocking_current_thread(true);
-    // A closed descriptor swallows everything, as wasmtime-wasi's default does.
-    if let Ok(stdout) = Output::to(std::io::stdout()) {
-        builder.stdout(stdout);
-    }
-    if let Ok(stderr) = Output::to(std::io::stderr()) {
-        builder.stderr(stderr);
-    }
-    let at_root = is_root(&guest.cwd);
-    builder.initial_cwd(if at_root { "/" } else { &guest.cwd });
-    let top_level = if at_root {
-        Vec::new()
-    } else {
-        top_level_folders()
-    };
-    for folder in preopens(&guest.cwd, &top_level) {
-        // What may be written to is the kernel's decision, by mount flags and permissions.
-        let added = builder.preopened_dir(&folder.path, &folder.name, FsPerms::ReadWrite);
-        if let Err(error) = added
-            && !folder.optional
-        {
-            return Err(error.context(format!("cannot open the folder {}", folder.path)));
-        }
-    }
-    Ok(builder.build_p1())
 }

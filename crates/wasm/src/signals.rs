@@ -1,11 +1,13 @@
 //! Ends the process when a signal would, also when it is the first of its PID namespace.
 #![allow(unsafe_code)] // Signal handlers: sigaction, and functions called by their address.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use libc::{c_int, c_void, sigaction, siginfo_t};
+use nix::fcntl::OFlag;
 
 /// Signals by which the kernel reports that an instruction failed. Wasmtime (for traps) and
 /// Rust (for overflown stacks) have handlers for them.
@@ -59,6 +61,29 @@ pub fn exit_on_fatal_signals() {
     unblock_all();
 }
 
+/// The pipe that the next SIGTERM is told to instead of ending the process; -1 for none.
+static TERMINATION: AtomicI32 = AtomicI32::new(-1);
+
+/// From now on, the first SIGTERM makes the returned pipe readable instead of ending the process.
+/// A second one ends it.
+///
+/// # Errors
+/// No pipe could be made.
+pub(crate) fn on_termination() -> nix::Result<OwnedFd> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    TERMINATION.store(writer.as_raw_fd(), Ordering::SeqCst);
+    // It has to be open as long as a signal can come.
+    std::mem::forget(writer);
+    Ok(reader)
+}
+
+/// Whether a SIGTERM was handed to whoever waits for it.
+fn told_termination() -> bool {
+    let pipe = TERMINATION.swap(-1, Ordering::SeqCst);
+    // SAFETY: write is async-signal-safe, the byte is static, and the descriptor is never closed.
+    pipe >= 0 && unsafe { libc::write(pipe, c"t".as_ptr().cast(), 1) } == 1
+}
+
 fn current_action(signal: c_int) -> sigaction {
     // SAFETY: all zeroes is a valid sigaction (SIG_DFL), and the kernel only writes to it.
     unsafe {
@@ -96,6 +121,9 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
     // of this thread: then `forward` passes on what this function was called with.
     unsafe {
         if signal == libc::SIGPIPE && (*info).si_pid() == libc::getpid() {
+            return;
+        }
+        if signal == libc::SIGTERM && told_termination() {
             return;
         }
         let forwarded = (*info).si_code > 0 && forward(signal, info, context);

@@ -25,7 +25,7 @@ pub(crate) struct Idle {
     pub(crate) processes: f64,
 }
 
-/// Starts `count` containers, measures, and removes them.
+/// Starts `count` idle containers, measures, and removes them.
 pub(crate) fn measure(containerd: &Containerd, subject: &Subject, count: usize) -> Idle {
     let start = || {
         containerd
@@ -38,32 +38,42 @@ pub(crate) fn measure(containerd: &Containerd, subject: &Subject, count: usize) 
     containerd.remove(&start());
     let leaks = containerd.leaks();
     leaks.assert_none_since();
-    thread::sleep(SETTLE);
+    let (idle, ids) = cost(containerd, count, start);
+    for id in ids {
+        containerd.remove(&id);
+    }
+    leaks.assert_none_since();
+    idle
+}
 
+/// What each of `count` containers costs, and what `start` answered for them.
+pub(crate) fn cost<T>(
+    containerd: &Containerd,
+    count: usize,
+    mut start: impl FnMut() -> T,
+) -> (Idle, Vec<T>) {
+    thread::sleep(SETTLE);
     let before = available();
-    let ids: Vec<String> = (0..count).map(|_| start()).collect();
+    let started = (0..count).map(|_| start()).collect();
     thread::sleep(SETTLE);
     let after = available();
     let (mut pss, mut dirty, mut processes) = (0.0, 0.0, 0);
     for process in containerd.scope().processes() {
-        // containerd serves both subjects; its own memory is no container's.
+        // containerd serves all subjects; its own memory is no container's.
         if process.pid != containerd.pid() {
             pss += smaps(&process, "Pss:");
             dirty += smaps(&process, "Private_Dirty:");
             processes += 1;
         }
     }
-    for id in ids {
-        containerd.remove(&id);
-    }
-    leaks.assert_none_since();
     let each = |sum: f64| sum / count as f64;
-    Idle {
+    let idle = Idle {
         available: each(before - after),
         pss: each(pss),
         dirty: each(dirty),
         processes: each(f64::from(processes)),
-    }
+    };
+    (idle, started)
 }
 
 /// MemAvailable in MB: the median of some readings, since the kernel's figure wavers.

@@ -121,7 +121,7 @@ impl Report {
         let group = |condition: &Condition, row: usize| {
             (
                 format!("{} mounts", condition.mounts),
-                condition.rows()[row].values,
+                condition.rows()[row].values.to_vec(),
             )
         };
         let chart = |title: &str, row: usize| Chart {
@@ -133,7 +133,7 @@ impl Report {
                 .collect(),
         };
         charts(
-            self.names,
+            &self.names,
             &[
                 chart("ctr run --rm, median, ms", 0),
                 chart("idle container, MemAvailable, MB", 3),
@@ -163,7 +163,7 @@ fn ratio(one: f64, other: f64) -> String {
 
 /// Kernel, processors, cgroup version and load of this machine: figures of a host that does
 /// other work say little about memory.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').nth(2).unwrap_or("unknown");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -23,7 +23,7 @@ fn counting_compiler(node: &Node) -> PathBuf {
     let path = folder.join("compiler");
     let count = folder.join("count");
     let script = format!(
-        "#!/bin/sh\necho x >> '{}'\nexec '{COMPILER}'\n",
+        "#!/bin/sh\necho x >> '{}'\nexec '{COMPILER}' \"$@\"\n",
         count.display()
     );
     fs::write(&path, script).unwrap();

@@ -15,6 +15,8 @@ mod endings;
 mod folders;
 mod guests;
 mod modules;
+#[cfg(feature = "wasi-nn")]
+mod neural_network;
 mod process;
 mod refused;
 
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         endings::TESTS,
         refused::TESTS,
         cache::TESTS,
+        #[cfg(feature = "wasi-nn")]
+        neural_network::TESTS,
     ];
     let chosen: Vec<&Test> = all
         .into_iter()

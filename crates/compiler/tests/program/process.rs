@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use lighter_wasm::{ArtifactCache, Guest, Program, exit_on_fatal_signals};
+use lighter_wasm::{ArtifactCache, Guest, Options, Program, exit_on_fatal_signals};
 use tempfile::TempDir;
 
 /// First argument of the process of a guest.
@@ -33,7 +33,8 @@ pub fn be_guest(arguments: &[String]) -> ! {
     let program = File::open(file)
         .map_err(|error| error.to_string())
         .and_then(|source| {
-            Program::load(source, file, export, &cache).map_err(|error| error.to_string())
+            Program::load(source, file, export, &cache, Options::default())
+                .map_err(|error| error.to_string())
         });
     let program = program.unwrap_or_else(|error| {
         eprintln!("{error}");
@@ -44,6 +45,7 @@ pub fn be_guest(arguments: &[String]) -> ! {
         args: args.to_vec(),
         env: std::env::vars().collect(),
         cwd: cwd.clone(),
+        memory_limit: None,
     });
     std::process::exit(i32::from(reason.status()));
 }

@@ -1,6 +1,6 @@
 //! What cannot run is refused before anything runs, with its cause.
 
-use lighter_wasm::configuration;
+use lighter_wasm::{Compilation, configuration};
 use wasmtime::Engine;
 
 use crate::guests::HELLO;
@@ -64,7 +64,7 @@ fn a_malformed_function_is_refused() {
 
 fn precompiled_code_is_refused_by_name() {
     // Of the very engine that runs guests: Wasmtime itself would accept it.
-    let engine = Engine::new(&configuration()).unwrap();
+    let engine = Engine::new(&configuration(Compilation::default())).unwrap();
     let artifact = engine
         .precompile_module(&wat::parse_str(HELLO).unwrap())
         .unwrap();

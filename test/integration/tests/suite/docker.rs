@@ -34,6 +34,7 @@ fn docker_runs_wasm_as_it_runs_linux() {
     let image = guests();
     docker.load(&image);
     docker.load(&Image::busybox());
+    docker.load(&Image::wasm("http-hello"));
     // dockerd keeps what it makes for the first container in the host's network.
     run(&docker, &["--network", "host", "lighter/hello"]).exits(0);
     let leaks = docker.leaks();
@@ -43,6 +44,7 @@ fn docker_runs_wasm_as_it_runs_linux() {
     exit_codes(&docker);
     limits(&docker);
     life(&docker);
+    service(&docker);
     linux(&docker);
     leaks.assert_none_since();
 }
@@ -293,4 +295,51 @@ fn linux(docker: &Docker) {
     assert_ne!(init.ok(), "1\n", "docker-init is process 1");
     run(docker, &["lighter/busybox", "nothing-like-this"]).exits(127);
     run(docker, &["lighter/busybox", "/etc/passwd"]).exits(126);
+}
+
+/// A published port leads to the service, by IPv4 and by name resolution between containers.
+fn service(docker: &Docker) {
+    let runtime = format!("--runtime={WASMTIME}");
+    docker
+        .docker([
+            "run",
+            "-d",
+            "--rm",
+            "--name",
+            "web",
+            &runtime,
+            "-p",
+            "8080:8080",
+            "lighter/http-hello",
+        ])
+        .output()
+        .exits(0);
+    let get = || {
+        docker
+            .inside([
+                "curl",
+                "--silent",
+                "--max-time",
+                "10",
+                "http://127.0.0.1:8080/",
+            ])
+            .output()
+            .stdout
+    };
+    let end = Instant::now() + Duration::from_secs(20);
+    while get() != "Hello from Wasm\n" {
+        assert!(
+            Instant::now() < end,
+            "{:?}",
+            docker.docker(["logs", "web"]).output()
+        );
+    }
+    // SIGTERM and exit code 0, long before the ten seconds after which docker kills.
+    let began = Instant::now();
+    docker.docker(["stop", "web"]).output().exits(0);
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -145,3 +145,22 @@ fn stdin_ends_when_its_writer_does() {
     running.close_stdin();
     running.wait(LIMIT).exits(0);
 }
+
+/// What `kubectl describe` shows of a container that failed: the kubelet mounts a file.
+#[test]
+fn the_termination_log_says_why() {
+    let image = Image::wasm("trap");
+    let containerd = containerd_with(&image);
+    let file = containerd.folder().join("termination");
+    std::fs::write(&file, "").unwrap();
+    let mount = format!(
+        "type=bind,src={},dst=/dev/termination-log,options=rbind:rw",
+        file.display()
+    );
+    let output = containerd.run(&image).flags(["--mount", &mount]).output();
+    output.exits(134);
+    let text = std::fs::read_to_string(&file).unwrap();
+    for part in ["/trap.wasm trapped: ", "unreachable", "middle_caller"] {
+        assert!(text.contains(part), "no {part} in {text:?}");
+    }
+}

@@ -14,7 +14,7 @@ use crate::{containerd_with, init};
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The time a process has computed, in ticks: fields 14 and 15 of /proc/PID/stat.
-fn computed(pid: i32) -> u64 {
+pub(crate) fn computed(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat
         .rsplit_once(')')
@@ -321,4 +321,92 @@ fn docker_pauses_updates_and_counts() {
                 .iter()
                 .any(|own| own.pid == process.pid)
     }));
+}
+
+/// The cgroup of a small pod is enough, and growth over its limit fails instead of a kill.
+#[test]
+fn a_small_limit_is_enough_and_growth_ends_below_it() {
+    let image = Image::wasm("grow").guest("/hello.wasm", "hello");
+    let containerd = containerd_with(&image);
+    let limit = (32 << 20).to_string();
+    let run = |arguments: &[&str]| {
+        containerd
+            .run(&image)
+            .flags(["--memory-limit", &limit])
+            .arguments(arguments)
+            .output()
+    };
+    assert_eq!(run(&["/hello.wasm"]).ok(), "Hello from Wasm\n");
+    run(&["/grow.wasm", "20", "0"]).exits(0);
+    // 137 would be a kill.
+    let refused = run(&["/grow.wasm", "40", "0"]);
+    refused.exits(1);
+    assert!(
+        refused.stdout.contains("refused at 2"),
+        "{}",
+        refused.stdout
+    );
+}
+
+/// A guest's process has few threads: one that waits, the guest's, and one for name look-ups.
+#[test]
+fn a_guest_needs_few_processes() {
+    let shim = Shim::start();
+    let mut spec = shim.spec("a", &["/hello.wasm"]);
+    spec["linux"]["resources"] = json!({ "pids": { "limit": 4 } });
+    shim.create("a", &spec).unwrap();
+    shim.start_task("a").unwrap();
+    assert_eq!(shim.wait("a"), 0);
+    shim.delete("a").unwrap();
+    let pid = shim
+        .create("b", &shim.spec("b", &["/sleep.wasm", "100"]))
+        .unwrap();
+    shim.start_task("b").unwrap();
+    eventually("the guest runs", || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() >= 2
+    });
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    assert!(threads <= 3, "{threads}");
+    shim.remove("b");
+}
+
+/// The limit that growth ends at follows an update.
+#[test]
+fn growth_follows_a_docker_update_of_the_limit() {
+    let docker = Docker::start();
+    docker.load(&Image::wasm("http-hello"));
+    let run = [
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        "web",
+        "--runtime=io.containerd.wasmtime.v1",
+        "--memory=48m",
+        "--memory-swap=48m",
+        "-p",
+        "8080:8080",
+        "lighter/http-hello",
+    ];
+    docker.docker(run).output().exits(0);
+    let status = |path: &str| {
+        let url = format!("http://127.0.0.1:8080{path}");
+        let all = [
+            "curl",
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            &url,
+        ];
+        docker.inside(all).output().stdout
+    };
+    eventually("the service answers", || status("/") == "200");
+    assert_eq!(status("/grow?80"), "500");
+    docker
+        .docker(["update", "--memory=256m", "--memory-swap=256m", "web"])
+        .output()
+        .exits(0);
+    assert_eq!(status("/grow?80"), "200");
 }

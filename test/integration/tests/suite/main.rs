@@ -7,9 +7,13 @@ mod docker;
 mod endings;
 mod events;
 mod exec;
+mod http;
+mod languages;
 mod limits;
 mod linux;
+mod network;
 mod nothing_left;
+mod options;
 mod process_model;
 mod shim;
 mod stdio;
@@ -17,6 +21,7 @@ mod task_api;
 mod terminal;
 mod versions;
 mod wasm;
+mod worlds;
 
 use lighter_testkit::{Containerd, Image, Process, Version};
 

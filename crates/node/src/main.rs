@@ -1,0 +1,3 @@
+//! `lighter`: what an administrator of a node does by hand.
+
+fn main() {}

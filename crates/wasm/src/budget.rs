@@ -1,0 +1,232 @@
+//! The memory that all guests of a process may have together.
+//!
+//! A container that grows over its cgroup's limit is killed, with all requests in it. So growth
+//! ends a little below: `memory.grow` fails, which a program can handle, and a new instance
+//! of a service waits. Wasmtime's own limits count each memory alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+use wasmtime::ResourceLimiter;
+
+/// Tells the memory limit of the container's cgroup in bytes, as it is now.
+pub type MemoryLimit = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// Growths for which a limit that was found is taken for the present one. A limit that was raised is
+/// found at the first growth that meets the old one.
+const ASK_AGAIN: u32 = 64;
+
+/// Bytes of a table's element, rounded up.
+const ELEMENT: u64 = 16;
+
+/// The part of a limit that guests may use. The rest is for the process itself: a start takes
+/// up 2 MB, and each instance has a stack and the host's records of it.
+fn usable(limit: u64) -> u64 {
+    limit - (limit / 4).min((4 << 20) + limit / 32)
+}
+
+/// What the guests of a process have taken, and how much they may.
+pub(crate) struct MemoryBudget {
+    limit: Option<MemoryLimit>,
+    /// What [`MemoryBudget::usable`] last found.
+    known: AtomicU64,
+    /// Growths until it is asked again: asking is a system call, and an instance grows some
+    /// times at its start.
+    until_asked: AtomicU32,
+    used: AtomicU64,
+    /// Told whenever something is given back.
+    freed: Notify,
+}
+
+impl MemoryBudget {
+    pub(crate) fn new(limit: Option<MemoryLimit>) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            known: AtomicU64::new(0),
+            until_asked: AtomicU32::new(0),
+            used: AtomicU64::new(0),
+            freed: Notify::new(),
+        })
+    }
+
+    /// The bytes that guests may have now; `None` for no limit.
+    pub(crate) fn usable(&self) -> Option<u64> {
+        self.limit.as_ref().and_then(|limit| limit()).map(usable)
+    }
+
+    /// Waits until something is given back after this call.
+    pub(crate) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.freed.notified()
+    }
+
+    /// Whether nobody has anything.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.used.load(Ordering::Relaxed) == 0
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        if self.until_asked.load(Ordering::Relaxed) > 0 {
+            self.until_asked.fetch_sub(1, Ordering::Relaxed);
+            if self.take_below(bytes, self.known.load(Ordering::Relaxed)) {
+                return true;
+            }
+        }
+        let usable = self.usable().unwrap_or(u64::MAX);
+        self.known.store(usable, Ordering::Relaxed);
+        self.until_asked.store(ASK_AGAIN, Ordering::Relaxed);
+        self.take_below(bytes, usable)
+    }
+
+    fn take_below(&self, bytes: u64, usable: u64) -> bool {
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|sum| *sum <= usable)
+            })
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+/// The part of the budget that one store has; given back when the store goes.
+pub(crate) struct StoreBudget {
+    budget: Arc<MemoryBudget>,
+    held: u64,
+    /// What was taken last; given back when the system then had no memory after all.
+    last: u64,
+    refused: bool,
+}
+
+impl StoreBudget {
+    pub(crate) fn of(budget: &Arc<MemoryBudget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            held: 0,
+            last: 0,
+            refused: false,
+        }
+    }
+
+    /// Whether the budget has refused this store anything.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused
+    }
+
+    fn grow(&mut self, bytes: u64) -> bool {
+        if !self.budget.take(bytes) {
+            self.refused = true;
+            return false;
+        }
+        self.held += bytes;
+        self.last = bytes;
+        true
+    }
+
+    fn growth_failed(&mut self) {
+        let last = std::mem::take(&mut self.last);
+        self.held -= last;
+        self.budget.give_back(last);
+    }
+}
+
+impl Drop for StoreBudget {
+    fn drop(&mut self) {
+        self.budget.give_back(self.held);
+    }
+}
+
+impl ResourceLimiter for StoreBudget {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current) as u64))
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.growth_failed();
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current) as u64 * ELEMENT))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.growth_failed();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limited(bytes: u64) -> Arc<MemoryBudget> {
+        MemoryBudget::new(Some(Arc::new(move || Some(bytes))))
+    }
+
+    #[test]
+    fn a_part_of_every_limit_is_usable() {
+        assert_eq!(usable(32 << 20), 27 << 20);
+        assert_eq!(usable(4 << 20), 3 << 20);
+        assert_eq!(usable(0), 0);
+        assert!(usable(8 << 30) > 7 << 30);
+    }
+
+    #[test]
+    fn the_limit_is_asked_at_each_growth() {
+        let limit = Arc::new(AtomicU64::new(100 << 20));
+        let shared = Arc::clone(&limit);
+        let budget =
+            MemoryBudget::new(Some(Arc::new(move || Some(shared.load(Ordering::Relaxed)))));
+        let mut store = StoreBudget::of(&budget);
+        assert!(store.memory_growing(0, 80 << 20, None).unwrap());
+        assert!(!store.memory_growing(80 << 20, 200 << 20, None).unwrap());
+        limit.store(300 << 20, Ordering::Relaxed);
+        assert!(store.memory_growing(80 << 20, 200 << 20, None).unwrap());
+    }
+
+    #[test]
+    fn without_a_limit_everything_is_granted() {
+        let mut store = StoreBudget::of(&MemoryBudget::new(None));
+        assert!(store.memory_growing(0, 1 << 40, None).unwrap());
+        assert!(!store.was_refused());
+    }
+
+    proptest! {
+        #[test]
+        fn all_stores_together_stay_below_and_give_everything_back(
+            growths in proptest::collection::vec((0..4usize, 0..64usize, any::<bool>()), 0..64),
+        ) {
+            let budget = limited(64 << 20);
+            let mut stores: Vec<StoreBudget> = (0..4).map(|_| StoreBudget::of(&budget)).collect();
+            for (which, mebibytes, fails) in growths {
+                let granted = stores[which].memory_growing(0, mebibytes << 20, None).unwrap();
+                if granted && fails {
+                    stores[which].memory_grow_failed(wasmtime::Error::msg("x")).unwrap();
+                }
+                let held: u64 = stores.iter().map(|store| store.held).sum();
+                prop_assert_eq!(held, budget.used.load(Ordering::Relaxed));
+                prop_assert!(held <= usable(64 << 20));
+            }
+            drop(stores);
+            prop_assert!(budget.is_unused());
+        }
+    }
+}

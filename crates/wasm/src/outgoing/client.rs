@@ -1,0 +1,165 @@
+//! A pool of connections, and the errors of requests in the words of `wasi:http`.
+
+use std::error::Error as StdError;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, Sleep};
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use super::connector::{LookupError, Resolver};
+use super::{CONNECT, Times, trust};
+use crate::options::NetworkOptions;
+
+/// How long a connection that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(30);
+/// Connections to one host that are kept.
+const IDLE_CONNECTIONS: usize = 16;
+
+/// Sends requests over connections that it keeps.
+pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector<Resolver>>, WasiBody>);
+
+impl Client {
+    /// # Errors
+    /// The certificates that it should trust cannot be read.
+    pub(super) fn new(options: NetworkOptions, trusted: Option<&Path>) -> Result<Self, String> {
+        let mut http = HttpConnector::new_with_resolver(Resolver(options));
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT));
+        let tls = rustls::ClientConfig::builder_with_provider(
+            rustls::crypto::ring::default_provider().into(),
+        )
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(trust::roots(trusted)?)
+        .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(http);
+        Ok(Self(
+            legacy::Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .build(connector),
+        ))
+    }
+
+    pub(super) async fn send(
+        &self,
+        request: Request<WasiBody>,
+        times: Times,
+    ) -> Result<Response<WasiBody>, Error> {
+        let response = tokio::time::timeout(times.head, self.0.request(request))
+            .await
+            .map_err(|_| Error::ConnectionReadTimeout)?
+            .map_err(translate)?;
+        Ok(response.map(|body| TimedBody::new(body, times.between_bytes).boxed_unsync()))
+    }
+}
+
+/// The error of `wasi:http` that says what a guest can know of this one.
+fn translate(error: legacy::Error) -> Error {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(current) = cause {
+        if let Some(lookup) = current.downcast_ref::<LookupError>() {
+            return match lookup {
+                LookupError::Forbidden(_) => Error::DestinationIpProhibited,
+                LookupError::Unknown(..) => Error::DnsError {
+                    rcode: Some(lookup.to_string()),
+                    info_code: None,
+                },
+            };
+        }
+        if let Some(tls) = current.downcast_ref::<rustls::Error>() {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
+                _ => Error::TlsProtocolError,
+            };
+        }
+        if let Some(io) = current.downcast_ref::<std::io::Error>() {
+            // An error of TLS or of a look-up may be inside.
+            let inner = io.get_ref().map(|inner| inner as &(dyn StdError + 'static));
+            match (inner, io.kind()) {
+                (Some(inner), _) => {
+                    cause = Some(inner);
+                    continue;
+                }
+                (None, std::io::ErrorKind::ConnectionRefused) => return Error::ConnectionRefused,
+                (None, std::io::ErrorKind::TimedOut) => return Error::ConnectionTimeout,
+                (None, std::io::ErrorKind::NetworkUnreachable) => {
+                    return Error::DestinationIpUnroutable;
+                }
+                (None, _) => return Error::ConnectionTerminated,
+            }
+        }
+        cause = current.source();
+    }
+    Error::HttpProtocolError
+}
+
+/// A response whose parts have to follow each other in time.
+struct TimedBody {
+    body: Incoming,
+    between_bytes: Duration,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl TimedBody {
+    fn new(body: Incoming, between_bytes: Duration) -> Self {
+        Self {
+            body,
+            between_bytes,
+            deadline: Box::pin(tokio::time::sleep(between_bytes)),
+        }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let deadline = Instant::now() + self.between_bytes;
+                self.deadline.as_mut().reset(deadline);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => self
+                .deadline
+                .as_mut()
+                .poll(context)
+                .map(|()| Some(Err(Error::ConnectionReadTimeout))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

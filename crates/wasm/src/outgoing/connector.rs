@@ -1,0 +1,54 @@
+//! Looks names up, and leaves out the addresses that a guest may not reach.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper_util::client::legacy::connect::dns::Name;
+use tower_service::Service;
+
+use crate::network;
+use crate::options::NetworkOptions;
+
+/// Why a request did not get as far as a connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookupError {
+    #[error("all addresses of {0} are forbidden on this node (link-local)")]
+    Forbidden(String),
+    #[error("cannot look {0} up: {1}")]
+    Unknown(String, #[source] io::Error),
+}
+
+/// The system's resolver behind the node's rules. The C library is told at the start of the
+/// process to use `files dns` alone, so that it loads nothing of the image.
+#[derive(Clone)]
+pub(super) struct Resolver(pub(super) NetworkOptions);
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = LookupError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let options = self.0.clone();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0))
+                .await
+                .map_err(|error| LookupError::Unknown(name.to_string(), error))?;
+            let mut any = false;
+            let allowed: Vec<SocketAddr> = found
+                .inspect(|_| any = true)
+                .filter(|address| network::may_reach(&options, address.ip()))
+                .collect();
+            if allowed.is_empty() && any {
+                return Err(LookupError::Forbidden(name.to_string()));
+            }
+            Ok(allowed.into_iter())
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! Requests of `wasi:http` that a guest sends.
+//!
+//! Connections are kept and used again by all instances of a container, with HTTP/2 where the
+//! server offers it. Where requests may go is decided before a name is looked up (host list)
+//! and after (addresses), so that a name cannot lead to a forbidden address.
+
+mod client;
+mod connector;
+mod trust;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::Request;
+use http::uri::Scheme;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use self::client::Client;
+use crate::network;
+use crate::options::NetworkOptions;
+
+/// Longest time for what a request waits for, whatever the guest says.
+const LONGEST: Duration = Duration::from_secs(600);
+/// Time for a connection, unless the guest says otherwise.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Time for the first byte of a response, and between two of its parts.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Sends a guest's requests. Clones share their connections.
+#[derive(Clone)]
+pub(crate) struct Outgoing(Arc<Inner>);
+
+struct Inner {
+    options: NetworkOptions,
+    /// A file of certificates that are trusted instead of the image's.
+    trusted: Option<PathBuf>,
+    client: OnceLock<Client>,
+}
+
+/// How long the parts of a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Times {
+    /// Until the head of the response: a connection and the first byte.
+    head: Duration,
+    between_bytes: Duration,
+}
+
+impl Times {
+    fn of(options: Option<RequestOptions>) -> Self {
+        let options = options.unwrap_or_default();
+        let bounded = |time: Option<Duration>, default| time.unwrap_or(default).min(LONGEST);
+        Self {
+            head: bounded(options.connect_timeout, CONNECT)
+                + bounded(options.first_byte_timeout, WAIT),
+            between_bytes: bounded(options.between_bytes_timeout, WAIT),
+        }
+    }
+}
+
+impl Outgoing {
+    /// Nothing is made and no file is read before the first request.
+    pub(crate) fn new(options: NetworkOptions, trusted: Option<PathBuf>) -> Self {
+        Self(Arc::new(Inner {
+            options,
+            trusted,
+            client: OnceLock::new(),
+        }))
+    }
+
+    fn check(&self, request: &Request<WasiBody>) -> Result<(), Error> {
+        let uri = request.uri();
+        let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
+        let default = if uri.scheme() == Some(&Scheme::HTTPS) {
+            443
+        } else {
+            80
+        };
+        let port = authority.port_u16().unwrap_or(default);
+        let host = authority.host();
+        if !self.0.options.hosts.allow(host, port) {
+            return Err(Error::HttpRequestDenied);
+        }
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        match literal.parse::<IpAddr>() {
+            Ok(address) if !network::may_reach(&self.0.options, address) => {
+                Err(Error::DestinationIpProhibited)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(
+        self,
+        request: Request<WasiBody>,
+        times: Times,
+    ) -> Result<http::Response<WasiBody>, Error> {
+        self.check(&request)?;
+        let inner = &self.0;
+        let client = match inner.client.get() {
+            Some(client) => client,
+            None => {
+                let client = Client::new(inner.options.clone(), inner.trusted.as_deref()).map_err(
+                    |error| {
+                        crate::ending::complain(&format!("cannot send requests: {error}"));
+                        Error::ConfigurationError
+                    },
+                )?;
+                inner.client.get_or_init(|| client)
+            }
+        };
+        client.send(request, times).await
+    }
+}
+
+type Sent = (
+    http::Response<WasiBody>,
+    Box<dyn Future<Output = Result<(), Error>> + Send>,
+);
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _response_error: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+        let outgoing = self.clone();
+        let times = Times::of(options);
+        Box::new(async move {
+            let response = outgoing.send(request, times).await?;
+            // The connection belongs to the pool; its errors are told by the body.
+            let done: Box<dyn Future<Output = _> + Send> = Box::new(std::future::ready(Ok(())));
+            Ok((response, done))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Empty};
+
+    use super::*;
+    use crate::options::{HostPattern, Options};
+
+    fn check(options: NetworkOptions, uri: &str) -> Result<(), String> {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().uri(uri).body(body).unwrap();
+        Outgoing::new(options, None)
+            .check(&request)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn hosts_and_addresses_are_checked_before_anything_is_sent() {
+        let options = Options::default().network;
+        assert_eq!(check(options.clone(), "http://example.com/x"), Ok(()));
+        for metadata in [
+            "http://169.254.169.254/latest",
+            "http://[fe80::1]/",
+            "http://[::ffff:169.254.169.254]/",
+        ] {
+            let error = check(options.clone(), metadata).unwrap_err();
+            assert!(error.contains("prohibited"), "{error}");
+        }
+        let mut listed = options;
+        let pattern = HostPattern::parse("api.test:443").unwrap();
+        listed.hosts = listed.hosts.and(vec![pattern]);
+        assert_eq!(check(listed.clone(), "https://api.test/"), Ok(()));
+        for denied in [
+            "http://api.test/",
+            "https://other.test/",
+            "https://api.test:444/",
+        ] {
+            assert!(check(listed.clone(), denied).is_err(), "{denied}");
+        }
+    }
+
+    #[test]
+    fn times_are_bounded_whatever_the_guest_says() {
+        let forever = Some(Duration::from_secs(1 << 40));
+        let times = Times::of(Some(RequestOptions {
+            connect_timeout: forever,
+            first_byte_timeout: forever,
+            between_bytes_timeout: forever,
+        }));
+        assert_eq!(times.head, 2 * LONGEST);
+        assert_eq!(times.between_bytes, LONGEST);
+        assert_eq!(Times::of(None).head, CONNECT + WAIT);
+    }
+}

@@ -1,0 +1,231 @@
+//! Instances of a service: how they are made, how often they are used, when they are given up.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use wasmtime::component::GuestTaskId;
+use wasmtime::{Engine, Store, StoreContextMut};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::handler::{
+    HandlerState, Instance, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
+};
+
+use super::ticker::{Ticker, Work};
+use crate::ending::{complain, of_error, write_to_stderr};
+use crate::run;
+use crate::state::{Shared, State};
+
+/// Requests for an instance of WASI 0.3, whose guests are made for several: Wasmtime's choice.
+const REUSE_3: u32 = 128;
+/// Requests that such an instance handles at a time: Wasmtime's choice, too.
+const CONCURRENT_3: usize = 16;
+/// How long an instance that could be used again waits for a request.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Makes instances.
+pub(super) struct Instances {
+    name: Arc<str>,
+    engine: Engine,
+    pre: ProxyPre<State>,
+    shared: Shared,
+    ticker: Arc<Ticker>,
+}
+
+impl Instances {
+    pub(super) fn new(
+        name: &str,
+        engine: Engine,
+        pre: ProxyPre<State>,
+        shared: Shared,
+        ticker: Arc<Ticker>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            engine,
+            pre,
+            shared,
+            ticker,
+        }
+    }
+
+    fn is_preview3(&self) -> bool {
+        matches!(self.pre, ProxyPre::P3(_))
+    }
+
+    /// One instance, as soon as there is memory for it.
+    async fn instance(
+        &self,
+    ) -> wasmtime::Result<(Store<State>, wasmtime_wasi_http::handler::Proxy)> {
+        loop {
+            let freed = self.shared.budget.freed();
+            let mut store = run::store(&self.engine, &self.shared, true)?;
+            let error = match self.pre.instantiate_async(&mut store).await {
+                Ok(proxy) => return Ok((store, proxy)),
+                Err(error) => error,
+            };
+            let refused = store.data().budget.was_refused();
+            drop(store);
+            if !refused {
+                return Err(error);
+            }
+            if self.shared.budget.is_unused() {
+                return Err(error.context(
+                    "the container's memory limit is too low for one instance: raise it",
+                ));
+            }
+            freed.await;
+        }
+    }
+}
+
+impl HandlerState for Instances {
+    type StoreData = State;
+    type WorkerExpiration = Expiration;
+    type WorkerState = Worker;
+
+    async fn instantiate(&self) -> wasmtime::Result<Instance<State, Expiration, Worker>> {
+        let work = Arc::new(Mutex::new(Work::new(&self.ticker)));
+        set(&work, true);
+        let time = self.shared.options.http.request_time;
+        let made = timeout(time, self.instance()).await;
+        let (store, proxy) = match made {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) => {
+                let (_, text) = of_error(&self.name, &error);
+                write_to_stderr(&text);
+                return Err(error);
+            }
+            Err(_) => {
+                let text = format!("no instance of {} could be made within {time:?}", self.name);
+                complain(&text);
+                return Err(wasmtime::Error::msg(text));
+            }
+        };
+        let expired = Arc::new(AtomicBool::new(false));
+        let default = if self.is_preview3() { REUSE_3 } else { 1 };
+        Ok(Instance {
+            store,
+            proxy,
+            view: State::http,
+            expiration: Expiration {
+                request_time: time,
+                work: Arc::clone(&work),
+                deadline: None,
+                expired: Arc::clone(&expired),
+            },
+            state: Worker {
+                name: Arc::clone(&self.name),
+                reuse: self.shared.options.http.reuse.unwrap_or(default) as usize,
+                at_a_time: if self.is_preview3() { CONCURRENT_3 } else { 1 },
+                fuel: self.shared.options.fuel,
+                request_time: time,
+                work,
+                expired,
+            },
+        })
+    }
+}
+
+fn set(work: &Mutex<Work>, busy: bool) {
+    work.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .set(busy);
+}
+
+/// Gives an instance up that takes too long, whatever it does: this is asked from outside, also
+/// while the guest computes.
+pub(super) struct Expiration {
+    request_time: Duration,
+    work: Arc<Mutex<Work>>,
+    deadline: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// Whether an instance at work was given up.
+    expired: Arc<AtomicBool>,
+}
+
+impl WorkerExpiration for Expiration {
+    fn poll(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        status: WorkerStatus,
+        start: std::time::Instant,
+    ) -> Poll<()> {
+        let this = self.get_mut();
+        set(&this.work, status != WorkerStatus::Idle);
+        let time = match status {
+            WorkerStatus::Idle => IDLE,
+            WorkerStatus::Requests | WorkerStatus::PostReturn => this.request_time,
+        };
+        let deadline = Instant::from_std(start) + time;
+        let (known, timer) = this
+            .deadline
+            .get_or_insert_with(|| (deadline, Box::pin(sleep_until(deadline))));
+        if *known != deadline {
+            *known = deadline;
+            timer.as_mut().reset(deadline);
+        }
+        let polled = timer.as_mut().poll(context);
+        if polled.is_ready() && status != WorkerStatus::Idle {
+            this.expired.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+/// How one instance is used.
+pub(super) struct Worker {
+    name: Arc<str>,
+    reuse: usize,
+    at_a_time: usize,
+    fuel: Option<u64>,
+    request_time: Duration,
+    work: Arc<Mutex<Work>>,
+    expired: Arc<AtomicBool>,
+}
+
+impl WorkerState for Worker {
+    type StoreData = State;
+    /// When the request has to be answered.
+    type RequestData = Instant;
+
+    fn should_accept_request(&self, at_a_time: usize, total: usize) -> ShouldAccept {
+        if total >= self.reuse {
+            ShouldAccept::Never
+        } else if at_a_time >= self.at_a_time {
+            ShouldAccept::No
+        } else {
+            ShouldAccept::Yes
+        }
+    }
+
+    fn on_request_start(
+        &self,
+        mut store: StoreContextMut<'_, State>,
+        deadline: Instant,
+        _task: GuestTaskId,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        set(&self.work, true);
+        if let Some(fuel) = self.fuel {
+            // The engine counts when there is fuel, as the options agree with each other.
+            let _ = store.set_fuel(fuel);
+        }
+        Box::pin(sleep_until(deadline))
+    }
+
+    fn drop(&self, store: Store<State>, result: wasmtime::Result<()>) {
+        drop(store);
+        set(&self.work, false);
+        if self.expired.load(Ordering::Relaxed) {
+            complain(&format!(
+                "an instance of {} was given up: a request took longer than {:?}",
+                self.name, self.request_time
+            ));
+        } else if let Err(error) = result {
+            let (_, text) = of_error(&self.name, &error);
+            write_to_stderr(&text);
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Services: HTTP in, whatever the guest and the client do.
+
+use std::time::{Duration, Instant};
+
+use lighter_testkit::{Call, Containerd, Image, Network, Output, Process};
+use nix::sys::signal::Signal;
+
+use crate::limits::computed;
+use crate::shim::eventually;
+use crate::{containerd_with, init};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A service that runs in a network of its own.
+struct Service {
+    containerd: Containerd,
+    network: Network,
+    id: String,
+    log: std::path::PathBuf,
+}
+
+impl Service {
+    fn start(guest: &str, flags: &[&str]) -> Self {
+        let containerd = containerd_with(&Image::wasm(guest));
+        let network = Network::new();
+        let (id, log) = start(&containerd, &network, guest, flags);
+        let service = Self {
+            containerd,
+            network,
+            id,
+            log,
+        };
+        eventually("the service listens", || {
+            service.log().contains("serves HTTP at")
+        });
+        service
+    }
+
+    /// A call of curl for a path at port 8080, with the status in a last line of its own.
+    fn get(&self, path: &str) -> Call {
+        self.network.curl([
+            "--write-out",
+            "\n%{http_code}",
+            &format!("http://127.0.0.1:8080{path}"),
+        ])
+    }
+
+    /// Body and status of an answer.
+    #[track_caller]
+    fn answer(&self, path: &str) -> (String, u16) {
+        split(&self.get(path).ok())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+fn start(
+    containerd: &Containerd,
+    network: &Network,
+    guest: &str,
+    flags: &[&str],
+) -> (String, std::path::PathBuf) {
+    let id = containerd.next_id();
+    let log = containerd.folder().join(format!("{id}.log"));
+    let uri = format!("file://{}", log.display());
+    let id = containerd
+        .run(&Image::wasm(guest))
+        .id(&id)
+        .flags(network.flags())
+        .flags(["--log-uri", &uri])
+        .flags(flags)
+        .detach();
+    (id, log)
+}
+
+fn split(answer: &str) -> (String, u16) {
+    let (body, status) = answer.rsplit_once('\n').unwrap();
+    (body.to_owned(), status.parse().unwrap())
+}
+
+fn annotation(option: &str) -> [String; 2] {
+    ["--annotation".to_owned(), format!("lighter.dev/{option}")]
+}
+
+#[test]
+fn a_component_is_served_over_both_versions_of_http_and_ip() {
+    let service = Service::start("http-hello", &["--env", "GREETING=hi there"]);
+    assert_eq!(service.answer("/"), ("Hello from Wasm\n".to_owned(), 200));
+    for address in ["http://[::1]:8080/", "http://127.0.0.1:8080/"] {
+        for version in ["--http1.1", "--http2-prior-knowledge", "--http1.0"] {
+            let answer = service.network.curl([version, address]).ok();
+            assert_eq!(answer, "Hello from Wasm\n", "{address} {version}");
+        }
+    }
+    assert_eq!(service.answer("/env?GREETING").0, "hi there");
+    let header = ["-H", "x-test: seen", "http://127.0.0.1:8080/header?x-test"];
+    assert!(service.network.curl(header).ok().contains("seen"));
+    let body = "x".repeat(300_000);
+    let echoed = service
+        .network
+        .curl(["--data-binary", "@-", "http://127.0.0.1:8080/echo"])
+        .stdin(body.clone())
+        .ok();
+    assert_eq!(echoed.len(), body.len());
+    let big = service
+        .network
+        .curl(["http://127.0.0.1:8080/big?3"])
+        .output();
+    assert_eq!(big.stdout_bytes.len(), 3 << 20);
+}
+
+/// What a guest prints is the container's output, and what it does to itself is its own affair.
+#[test]
+fn a_request_that_traps_takes_nobody_down() {
+    let service = Service::start("http-hello", &[]);
+    assert_eq!(service.answer("/print?words").1, 200);
+    for _ in 0..3 {
+        assert_eq!(service.answer("/trap").1, 500);
+    }
+    assert_eq!(service.answer("/").1, 200);
+    let log = service.log();
+    for text in [
+        "out: words\n",
+        "err: words\n",
+        "trapped: ",
+        "wasm backtrace:",
+    ] {
+        assert!(log.contains(text), "no {text:?} in {log}");
+    }
+}
+
+/// The time limit of a request holds for a loop, for a call that waits, and for a body that
+/// does not come; others are served meanwhile.
+#[test]
+fn time_limits_hold_whatever_a_request_does() {
+    let seconds = annotation("http-request-seconds=2");
+    let service = Service::start("http-hello", &[&seconds[0], &seconds[1]]);
+    let began = Instant::now();
+    let late: Vec<_> = ["/spin", "/sleep?60000", "/spin", "/echo"]
+        .into_iter()
+        .map(|path| {
+            let mut call = service.get(path);
+            if path == "/echo" {
+                // It promises a body and sends none.
+                call = service.network.call(
+                    "bash",
+                    ["-c", "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'POST /echo HTTP/1.1\\r\\nhost: a\\r\\ncontent-length: 9\\r\\n\\r\\n' >&3; head -n1 <&3"],
+                );
+            }
+            call.spawn()
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(service.answer("/").1, 200);
+    assert!(
+        began.elapsed() < Duration::from_millis(1900),
+        "{:?}",
+        began.elapsed()
+    );
+    let answers: Vec<String> = late
+        .into_iter()
+        .map(|call| call.wait(LIMIT).stdout)
+        .collect();
+    for answer in &answers[..3] {
+        assert_eq!(split(answer).1, 504, "{answers:?}");
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(service.answer("/").1, 200);
+    // Nothing of them is left that computes.
+    let pid = init(&service.containerd, &service.id);
+    eventually("it stands still", || {
+        let before = computed(pid);
+        std::thread::sleep(Duration::from_millis(300));
+        computed(pid) == before
+    });
+}
+
+#[test]
+fn bodies_heads_and_requests_at_a_time_are_bounded() {
+    let body = annotation("http-body-bytes=1000");
+    let many = annotation("http-concurrency=2");
+    let head = annotation("http-header-seconds=1");
+    let seconds = annotation("http-request-seconds=3");
+    let flags: Vec<&str> = [&body, &many, &head, &seconds]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    let service = Service::start("http-hello", &flags);
+    let post = |bytes: usize, chunked: bool| {
+        let header = if chunked {
+            "transfer-encoding: chunked"
+        } else {
+            "x-none: 1"
+        };
+        let answer = service
+            .network
+            .curl([
+                "--data-binary",
+                "@-",
+                "-H",
+                header,
+                "-o",
+                "/dev/null",
+                "--write-out",
+                "\n%{http_code}",
+                "http://127.0.0.1:8080/echo",
+            ])
+            .stdin("y".repeat(bytes));
+        split(&answer.ok()).1
+    };
+    assert_eq!(post(1000, false), 200);
+    assert_eq!(post(1001, false), 413);
+    assert_eq!(post(1001, true), 413);
+    // Two that sleep leave no place for a third.
+    let first = service.get("/sleep?2500").spawn();
+    let second = service.get("/sleep?2500").spawn();
+    std::thread::sleep(Duration::from_millis(300));
+    let began = Instant::now();
+    assert_eq!(service.answer("/").1, 200);
+    assert!(
+        began.elapsed() > Duration::from_millis(1500),
+        "{:?}",
+        began.elapsed()
+    );
+    for call in [first, second] {
+        assert_eq!(split(&call.wait(LIMIT).stdout).1, 200);
+    }
+    // A client that says nothing, or never ends its head, is sent away.
+    for start in ["", "PR", "GET / HTTP/1.1\\r\\nhost:"] {
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/8080; printf '{start}' >&3; timeout 5 cat <&3; echo $?"
+        );
+        let ended = service.network.call("bash", ["-c", &script]).ok();
+        // 124 says that it was still connected after five seconds.
+        assert!(!ended.ends_with("124\n"), "{start:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn reuse_is_asked_for_and_keeps_the_instance() {
+    let service = Service::start("http-hello", &[]);
+    let counts = |service: &Service| -> Vec<String> {
+        (0..4)
+            .map(|_| service.answer("/count").0.trim().to_owned())
+            .collect()
+    };
+    assert_eq!(counts(&service), ["1", "1", "1", "1"]);
+    let reuse = annotation("http-reuse=3");
+    let service = Service::start("http-hello", &[&reuse[0], &reuse[1]]);
+    assert_eq!(counts(&service), ["1", "2", "3", "1"]);
+}
+
+/// Runs the service in the foreground, lets a request begin, and sends as many SIGTERM.
+fn terminate(request: &str, times: usize) -> (Output, Output) {
+    let image = Image::wasm("http-hello");
+    let containerd = containerd_with(&image);
+    let network = Network::new();
+    let id = containerd.next_id();
+    let run = containerd
+        .run(&image)
+        .id(&id)
+        .flags(network.flags())
+        .spawn();
+    let get = |path: &str| {
+        let url = format!("http://127.0.0.1:8080{path}");
+        network.curl(["--write-out", "\n%{http_code}", &url])
+    };
+    eventually("the service answers", || get("/").output().status.success());
+    let pending = get(request).spawn();
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..times {
+        containerd
+            .ctr(["tasks", "kill", "--signal", "SIGTERM", &id])
+            .output()
+            .exits(0);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    if times == 1 {
+        let refused = get("/").output();
+        assert_eq!(
+            refused.code(),
+            7,
+            "curl: could not connect; {}",
+            refused.stderr
+        );
+    }
+    (pending.wait(LIMIT), run.wait(LIMIT))
+}
+
+#[test]
+fn sigterm_lets_requests_finish_and_refuses_new_ones() {
+    let (answer, service) = terminate("/sleep?1500", 1);
+    assert_eq!(split(&answer.stdout), ("slept\n".to_owned(), 200));
+    service.exits(0);
+}
+
+#[test]
+fn a_second_sigterm_does_not_wait() {
+    let (answer, service) = terminate("/sleep?50000", 2);
+    assert_ne!(answer.code(), 0);
+    service.exits(128 + Signal::SIGTERM as i32);
+}
+
+#[test]
+fn the_port_comes_from_the_environment_and_a_taken_one_is_explained() {
+    let service = Service::start("http-hello", &["--env", "PORT=8080"]);
+    let (id, log) = start(&service.containerd, &service.network, "http-hello", &[]);
+    service.containerd.await_status(&id, "STOPPED", LIMIT);
+    let text = std::fs::read_to_string(log).unwrap();
+    for part in ["[::]:8080", "PORT", "lighter.dev/http-address.CONTAINER"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    let option = annotation("http-address=127.0.0.1:9000");
+    for flags in [
+        vec!["--env", "PORT=9001"],
+        vec!["--env", "WASMTIME_HTTP_PROXY_SOCKET_ADDR=127.0.0.1:9002"],
+        vec![option[0].as_str(), option[1].as_str(), "--env", "PORT=9003"],
+    ] {
+        start(&service.containerd, &service.network, "http-hello", &flags);
+    }
+    for port in [9000, 9001, 9002] {
+        let address = format!("http://127.0.0.1:{port}/");
+        eventually("it answers", || {
+            service.network.curl([&address]).output().stdout == "Hello from Wasm\n"
+        });
+    }
+}
+
+/// Growth fails where the cgroup would kill, also for many requests at once.
+#[test]
+fn memory_ends_in_an_error_and_not_in_a_kill() {
+    let limit = (96 << 20).to_string();
+    let service = Service::start("http-hello", &["--memory-limit", &limit]);
+    let pid = init(&service.containerd, &service.id);
+    let calls: Vec<_> = (0..32).map(|_| service.get("/grow?16").spawn()).collect();
+    let statuses: Vec<u16> = calls
+        .into_iter()
+        .map(|call| split(&call.wait(Duration::from_secs(60)).stdout).1)
+        .collect();
+    assert!(statuses.contains(&200), "{statuses:?}");
+    assert!(
+        statuses
+            .iter()
+            .all(|status| [200, 500, 503].contains(status)),
+        "{statuses:?}"
+    );
+    assert_eq!(service.answer("/").1, 200);
+    assert_eq!(init(&service.containerd, &service.id), pid);
+    assert_eq!(service.answer("/grow?200").1, 500);
+}
+
+/// A process of a guest has few threads, and one that waits does not wake.
+#[test]
+fn a_waiting_service_costs_nothing() {
+    let service = Service::start("http-hello", &[]);
+    assert_eq!(service.answer("/").1, 200);
+    let pid = init(&service.containerd, &service.id);
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .count();
+    assert!(threads <= 3, "{threads} threads");
+    let switches = || -> u64 {
+        std::fs::read_dir(format!("/proc/{pid}/task"))
+            .unwrap()
+            .flatten()
+            .map(|task| {
+                let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+                status
+                    .lines()
+                    .filter_map(|line| line.split_once("ctxt_switches:"))
+                    .map(|(_, count)| count.trim().parse::<u64>().unwrap())
+                    .sum::<u64>()
+            })
+            .sum()
+    };
+    eventually("it stands still", || {
+        let before = switches();
+        std::thread::sleep(Duration::from_millis(1000));
+        switches() == before
+    });
+    assert!(Process::read(pid).is_some());
+}
