@@ -1,7 +1,10 @@
 //! Runs the compile worker: Wasm in on its stdin, an artifact out on its stdout.
 //!
-//! Nothing but open files is handed over, so the worker needs no path, no environment and no
-//! privilege. What it says on stderr becomes the cause of the error.
+//! Nothing but open files and limits is handed over, so the worker needs no path of the host
+//! but its cgroup's, and no privilege. What it says on stderr is its report or the cause of
+//! the error.
+
+mod cgroup;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,11 +17,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::engine::Compilation;
+use self::cgroup::Cgroup;
+use crate::cache::CacheLimits;
+use crate::engine::{Compilation, VERSION};
+use crate::report::Report;
 use crate::source;
 
-/// Longest time that a compilation may take on the clock.
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) use self::cgroup::sweep_all as remove_left_cgroups;
 
 /// Why a binary was not compiled. The texts follow "cannot compile NAME".
 #[derive(Debug, thiserror::Error)]
@@ -36,34 +41,95 @@ pub enum CompileError {
     #[error("{0}")]
     Refused(String),
     /// A signal ended the compile worker.
-    #[error("signal {0} ended the compile worker (it may have used up its memory or time)")]
+    #[error("signal {0} ended the compile worker")]
     Signaled(i32),
+    /// The compile worker made a system call that compiling does not need.
+    #[error(
+        "the compile worker was killed for a system call that it must not make: the Wasm attacks \
+         the compiler, or this is a bug of Lighter"
+    )]
+    Forbidden,
+    /// The compile worker ran out of memory.
+    #[error("it needs more than {} MiB of memory (option `memory` of the cache)", .0 >> 20)]
+    Memory(u64),
     /// The compile worker took too long and was killed.
-    #[error("it takes longer than {0:?}")]
-    TimeLimit(Duration),
+    #[error("it takes longer than {0} s (option `seconds` of the cache)")]
+    TimeLimit(u64),
+    /// The code is longer than all that the cache may hold.
+    #[error("its code is longer than {} MiB (option `bytes` of the cache)", .0 >> 20)]
+    TooLong(u64),
+    /// The compile worker is of another release.
+    #[error("the compile worker {0} is of another release ({1}); this one is {VERSION}")]
+    OtherRelease(PathBuf, String),
+    /// The compile worker read something else than it was given.
+    #[error("the compile worker has compiled something else, which is a bug of Lighter")]
+    OtherSource,
+    /// The worker cannot be limited.
+    #[error("the compile worker cannot be given a cgroup: {path}: {error}")]
+    Cgroup {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
     /// The files of the compile worker could not be prepared or read.
     #[error("cannot talk to the compile worker: {0}")]
     Io(#[from] io::Error),
 }
 
 /// Compiles `wasm` into the empty file `artifact` by the program `compiler`.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "only operations compile, and they reap their own children"
-)]
 pub(crate) fn compile(
     compiler: &Path,
     compilation: Compilation,
     wasm: Vec<u8>,
     artifact: &File,
-    limit: Duration,
-) -> Result<(), CompileError> {
+    limits: &CacheLimits,
+) -> Result<Report, CompileError> {
     let input = source::sealed(&wasm)?;
     drop(wasm);
-    let deadline = Instant::now() + limit;
-    let mut child = Command::new(compiler)
+    let deadline = Instant::now() + Duration::from_secs(limits.seconds);
+    let cgroup = Cgroup::make(limits)?;
+    let mut child = start(compiler, compilation, input, artifact, limits, &cgroup)?;
+    let finished = supervise(&mut child, deadline);
+    if !matches!(finished, Ok(Some(_))) {
+        // An error here means that it has ended by itself meanwhile.
+        let _ = child.kill();
+        child.wait()?;
+    }
+    match finished? {
+        None => Err(CompileError::TimeLimit(limits.seconds)),
+        Some((status, text)) if status.success() => report(compiler, &text),
+        Some((status, text)) => Err(failure(status, text, limits, &cgroup)),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only operations compile, and they reap their own children"
+)]
+fn start(
+    compiler: &Path,
+    compilation: Compilation,
+    input: File,
+    artifact: &File,
+    limits: &CacheLimits,
+    cgroup: &Cgroup,
+) -> Result<Child, CompileError> {
+    let cores = cgroup::cores(limits);
+    Command::new(compiler)
         .arg(compilation.to_string())
+        .args(
+            [
+                limits.memory,
+                limits.seconds.saturating_mul(cores.into()),
+                limits.bytes,
+            ]
+            .map(|limit| limit.to_string()),
+        )
+        .args(cgroup.folders())
         .env_clear()
+        // It must not open the files that say how many processors there are.
+        .env("RAYON_NUM_THREADS", cores.to_string())
         .current_dir("/")
         .stdin(input)
         .stdout(artifact.try_clone()?)
@@ -72,23 +138,40 @@ pub(crate) fn compile(
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => CompileError::Missing(compiler.to_owned()),
             _ => CompileError::Start(compiler.to_owned(), error),
-        })?;
-    let finished = supervise(&mut child, deadline);
-    if !matches!(finished, Ok(Some(_))) {
-        // An error here means that it has ended by itself meanwhile.
-        let _ = child.kill();
-        child.wait()?;
+        })
+}
+
+/// What a worker that succeeded has said.
+fn report(compiler: &Path, text: &str) -> Result<Report, CompileError> {
+    let other = |version: &str| CompileError::OtherRelease(compiler.to_owned(), version.to_owned());
+    match Report::parse(text) {
+        Some(report) if report.version == VERSION => Ok(report),
+        Some(report) => Err(other(&report.version)),
+        None => Err(other("it does not report what it did")),
     }
-    match finished? {
-        None => Err(CompileError::TimeLimit(limit)),
-        Some((status, _)) if status.success() => Ok(()),
-        Some((status, message)) => Err(match status.signal() {
-            Some(signal) => CompileError::Signaled(signal),
-            None if message.is_empty() => {
-                CompileError::Refused(format!("the compile worker ended with {status}"))
-            }
-            None => CompileError::Refused(message),
-        }),
+}
+
+/// Why a worker ended without success.
+fn failure(
+    status: ExitStatus,
+    text: String,
+    limits: &CacheLimits,
+    cgroup: &Cgroup,
+) -> CompileError {
+    // What Rust says when the system gives no memory, before it aborts or as an error.
+    let no_memory = ["memory allocation of ", "out of memory"]
+        .iter()
+        .any(|sign| text.contains(sign));
+    match status.signal() {
+        _ if no_memory || cgroup.has_killed() => CompileError::Memory(limits.memory),
+        Some(libc::SIGXCPU) => CompileError::TimeLimit(limits.seconds),
+        Some(libc::SIGXFSZ) => CompileError::TooLong(limits.bytes),
+        Some(libc::SIGSYS) => CompileError::Forbidden,
+        Some(signal) => CompileError::Signaled(signal),
+        None if text.is_empty() => {
+            CompileError::Refused(format!("the compile worker ended with {status}"))
+        }
+        None => CompileError::Refused(text),
     }
 }
 
@@ -128,7 +211,9 @@ fn read_until(
             &mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)],
             timeout,
         ) {
-            Ok(0) => return Ok(false),
+            Ok(0) if left.is_zero() => return Ok(false),
+            // Woken early: the time limit is in whole milliseconds.
+            Ok(0) => continue,
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
@@ -151,21 +236,28 @@ pub(crate) fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn limits() -> CacheLimits {
+        CacheLimits {
+            seconds: 30,
+            ..CacheLimits::default()
+        }
+    }
+
     /// Runs a program where the compile worker would be.
-    fn run(program: &str, limit: Duration) -> Result<(), CompileError> {
+    fn run(program: &str, limits: &CacheLimits) -> Result<Report, CompileError> {
         let artifact = tempfile::tempfile().unwrap();
         compile(
             Path::new(program),
             Compilation::default(),
             b"\0asm\x01\0\0\0".to_vec(),
             &artifact,
-            limit,
+            limits,
         )
     }
 
     #[test]
     fn a_missing_worker_is_named() {
-        let error = run("/nonexistent/lighter-compiler", TIME_LIMIT).unwrap_err();
+        let error = run("/nonexistent/lighter-compiler", &limits()).unwrap_err();
         assert!(matches!(error, CompileError::Missing(_)));
         let text = error.to_string();
         assert!(text.contains("/nonexistent/lighter-compiler"), "{text}");
@@ -174,41 +266,95 @@ mod tests {
 
     #[test]
     fn a_worker_that_cannot_be_executed_is_named() {
-        let error = run("/etc/passwd", TIME_LIMIT).unwrap_err();
+        let error = run("/etc/passwd", &limits()).unwrap_err();
         assert!(matches!(error, CompileError::Start(_, _)), "{error}");
     }
 
     /// Runs a shell script where the compile worker would be.
-    fn run_script(script: &str, limit: Duration) -> Result<(), CompileError> {
+    fn run_script(script: &str, limits: &CacheLimits) -> Result<Report, CompileError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("compiler");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(&path, mode).unwrap();
-        run(path.to_str().unwrap(), limit)
+        run(path.to_str().unwrap(), limits)
     }
 
     #[test]
     fn the_message_of_the_worker_is_kept() {
-        let error = run_script("echo bad >&2; echo thing >&2; exit 1", TIME_LIMIT).unwrap_err();
+        let error = run_script("echo bad >&2; echo thing >&2; exit 1", &limits()).unwrap_err();
         assert!(matches!(error, CompileError::Refused(_)));
         assert_eq!(error.to_string(), "bad thing");
-        let error = run_script("exit 3", TIME_LIMIT).unwrap_err();
+        let error = run_script("exit 3", &limits()).unwrap_err();
         assert!(error.to_string().contains("exit status: 3"), "{error}");
     }
 
     #[test]
-    fn a_worker_that_a_signal_ended_is_told_from_a_refusal() {
-        let error = run_script("kill -9 $$", TIME_LIMIT).unwrap_err();
-        assert!(matches!(error, CompileError::Signaled(9)), "{error}");
+    fn a_worker_of_another_release_is_named() {
+        let digits = "0a".repeat(32);
+        for (says, named) in [
+            ("", "does not report"),
+            ("a warning", "does not report"),
+            (
+                &format!("compiled {digits} 0123456789abcdef wasmtime 1.0.0"),
+                "wasmtime 1.0.0",
+            ),
+        ] {
+            let error = run_script(&format!("echo '{says}' >&2"), &limits()).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("another release"), "{text}");
+            assert!(text.contains(named), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_signal_means_is_said() {
+        for (signal, means) in [
+            ("KILL", "signal 9"),
+            ("SYS", "must not make"),
+            ("XCPU", "longer than 30 s"),
+            ("XFSZ", "longer than 4096 MiB"),
+        ] {
+            let script = format!("ulimit -c 0; kill -s {signal} $$");
+            let error = run_script(&script, &limits()).unwrap_err().to_string();
+            assert!(error.contains(means), "{error}");
+        }
+        let script = "echo memory allocation of 9 bytes failed >&2; kill -s ABRT $$";
+        let error = run_script(script, &limits()).unwrap_err().to_string();
+        assert!(error.contains("more than 2048 MiB"), "{error}");
+        assert!(error.contains("`memory`"), "{error}");
+    }
+
+    #[test]
+    fn a_worker_that_uses_too_much_memory_is_named() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let limits = CacheLimits {
+            memory: 32 << 20,
+            ..limits()
+        };
+        // `tail` keeps the one line that it gets, whatever its length.
+        let script = "shift 4; for folder; do echo $$ > $folder/cgroup.procs; done
+            head -c 200000000 /dev/zero | tail -n 1 > /dev/null; kill -9 $$";
+        let error = run_script(script, &limits).unwrap_err();
+        assert!(matches!(error, CompileError::Memory(_)), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "it needs more than 32 MiB of memory (option `memory` of the cache)"
+        );
     }
 
     #[test]
     fn a_worker_that_never_ends_is_killed() {
+        let limits = CacheLimits {
+            seconds: 1,
+            ..limits()
+        };
         for script in ["exec sleep 600", "exec 2>&-; exec sleep 600"] {
             let began = Instant::now();
-            let error = run_script(script, Duration::from_millis(300)).unwrap_err();
-            assert!(matches!(error, CompileError::TimeLimit(_)), "{error}");
+            let error = run_script(script, &limits).unwrap_err();
+            assert!(matches!(error, CompileError::TimeLimit(1)), "{error}");
             assert!(began.elapsed() < Duration::from_secs(60));
         }
     }

@@ -1,0 +1,49 @@
+//! What the cache and a compilation may use up.
+
+use serde::Deserialize;
+
+/// Bounds that the owner of a node may change, each by the option of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheLimits {
+    /// Bytes of compiled code that are kept; what has not been used for longest goes first.
+    /// Code that a process maps stays, so that it can be more for a while. One artifact is
+    /// never longer.
+    pub bytes: u64,
+    /// Longest Wasm file that is accepted, in bytes: it is read into memory to be compiled.
+    pub source_bytes: u64,
+    /// Bytes of memory for one compilation.
+    pub memory: u64,
+    /// Seconds on the clock for one compilation.
+    pub seconds: u64,
+    /// Processors for one compilation, if the node has more.
+    pub cores: u32,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            bytes: 4 << 30,
+            source_bytes: 1 << 30,
+            memory: 2 << 30,
+            seconds: 120,
+            cores: 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_change_single_limits() {
+        let limits: CacheLimits = toml::from_str("seconds = 5").unwrap();
+        let expected = CacheLimits {
+            seconds: 5,
+            ..CacheLimits::default()
+        };
+        assert_eq!(limits, expected);
+        assert!(toml::from_str::<CacheLimits>("second = 5").is_err());
+    }
+}
