@@ -3,59 +3,107 @@
 //! ```text
 //! stdin   the bytes of a Wasm module or component
 //! stdout  the artifact (an open file; nothing is written when the compilation fails)
-//! stderr  one line that says why it failed; then the exit status is 1
+//! stderr  one line: a report (see lighter_wasm::report) with the exit status 0, or why it
+//!         failed with the exit status 1
 //! ```
 //!
-//! It is given open files and nothing else: no path, no environment, no descriptor beyond those
-//! three. Before it reads a byte it gives up what it does not need (see `confine`).
+//! It is given open files and limits, and nothing else: no path but those of its cgroup, no
+//! descriptor beyond those three. Before it reads a byte it gives up what it does not need (see
+//! `confine`).
 
 mod confine;
 
+use std::hash::{Hash, Hasher};
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use lighter_wasm::report::Report;
 use lighter_wasm::{Compilation, World, classify, configuration};
+use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
+use crate::confine::Limits;
+
+const USAGE: &str = "usage: lighter-compiler command|http|metered|debug[-preview3] \
+    MEMORY-BYTES CPU-SECONDS OUTPUT-BYTES [CGROUP-FOLDER]... <WASM >ARTIFACT, \
+    or lighter-compiler --version";
+
 fn main() -> ExitCode {
-    let compilation = match std::env::args().nth(1).as_deref() {
-        Some("--version") => {
-            println!("lighter-compiler ({})", lighter_wasm::engine::VERSION);
-            return ExitCode::SUCCESS;
-        }
-        other => other.and_then(Compilation::from_text),
-    };
-    let Some(compilation) = compilation else {
-        eprintln!(
-            "usage: lighter-compiler command|http|metered|debug[-preview3] <WASM >ARTIFACT, or lighter-compiler --version"
-        );
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "--version") {
+        println!("lighter-compiler ({})", lighter_wasm::engine::VERSION);
+        return ExitCode::SUCCESS;
+    }
+    let Some((compilation, limits)) = parse(&arguments) else {
+        eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    match confine::confine().and_then(|()| compile(compilation)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let line: Vec<&str> = error.split_whitespace().collect();
-            eprintln!("{}", line.join(" "));
-            ExitCode::FAILURE
-        }
-    }
+    let (line, status) = match confine::confine(&limits).and_then(|()| compile(compilation)) {
+        Ok(report) => (report.to_string(), ExitCode::SUCCESS),
+        Err(error) => (error, ExitCode::FAILURE),
+    };
+    let words: Vec<&str> = line.split_whitespace().collect();
+    eprintln!("{}", words.join(" "));
+    status
 }
 
-fn compile(compilation: Compilation) -> Result<(), String> {
+fn parse(arguments: &[String]) -> Option<(Compilation, Limits)> {
+    let [compilation, memory, seconds, output, cgroups @ ..] = arguments else {
+        return None;
+    };
+    let limits = Limits {
+        memory: memory.parse().ok()?,
+        seconds: seconds.parse().ok()?,
+        output: output.parse().ok()?,
+        cgroups: cgroups.iter().map(PathBuf::from).collect(),
+    };
+    Some((Compilation::from_text(compilation)?, limits))
+}
+
+fn compile(compilation: Compilation) -> Result<Report, String> {
     let mut wasm = Vec::new();
     std::io::stdin()
         .read_to_end(&mut wasm)
         .map_err(|error| format!("cannot read the Wasm from stdin: {error}"))?;
     let world = classify(&wasm).map_err(|error| format!("it {error}"))?;
-    let artifact = Engine::new(&configuration(compilation))
-        .and_then(|engine| match world {
-            World::Module => engine.precompile_module(&wasm),
-            _ => engine.precompile_component(&wasm),
-        })
-        .map_err(|error| format!("{error:#}"))?;
+    let engine = Engine::new(&configuration(compilation)).map_err(|error| format!("{error:#}"))?;
+    let artifact = match world {
+        World::Module => engine.precompile_module(&wasm),
+        _ => engine.precompile_component(&wasm),
+    }
+    .map_err(|error| format!("{error:#}"))?;
     let mut stdout = std::io::stdout().lock();
     stdout
         .write_all(&artifact)
         .and_then(|()| stdout.flush())
-        .map_err(|error| format!("cannot write the artifact: {error}"))
+        .map_err(|error| format!("cannot write the artifact: {error}"))?;
+    Ok(Report::new(
+        digits(&Sha256::digest(&wasm)),
+        hash_of(&engine),
+    ))
+}
+
+/// What Wasmtime says has to be the same for code to fit an engine, as 16 digits.
+fn hash_of(engine: &Engine) -> String {
+    let mut hasher = Sha256Hasher(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    digits(&hasher.0.finalize()[..8])
+}
+
+/// Unlike the hasher of the standard library, the same in every release of Rust.
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        unreachable!("the whole digest is taken instead")
+    }
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

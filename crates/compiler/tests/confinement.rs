@@ -9,12 +9,21 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lighter_wasm::report::Report;
+
 /// Starts a worker and waits until it is ready for its input.
 fn waiting_worker() -> Child {
+    waiting_worker_in(&[])
+}
+
+fn waiting_worker_in(cgroups: &[PathBuf]) -> Child {
     let child = Command::new(env!("CARGO_BIN_EXE_lighter-compiler"))
+        .args(["command", "1073741824", "60", "1048576"])
+        .args(cgroups)
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -22,8 +31,8 @@ fn waiting_worker() -> Child {
         .spawn()
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
-    // The last thing that it gives up.
-    while status_of(child.id())["NoNewPrivs"] != "1" {
+    // The last thing that it does are three filters.
+    while status_of(child.id())["Seccomp_filters"] != "3" {
         assert!(
             Instant::now() < deadline,
             "the worker does not confine itself"
@@ -55,8 +64,10 @@ fn the_worker_has_no_privileges() {
     assert_eq!(status["Uid"], nobody);
     assert_eq!(status["Gid"], nobody);
     assert_eq!(status["Groups"], "");
-    assert_eq!(status["CapEff"], "0000000000000000");
-    assert_eq!(status["CapPrm"], "0000000000000000");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status[set], "0000000000000000", "{set}");
+    }
+    assert_eq!(status["Seccomp"], "2");
     assert_eq!(status["NoNewPrivs"], "1");
     let network = |pid: String| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     assert_ne!(network(child.id().to_string()), network("self".to_owned()));
@@ -73,10 +84,11 @@ fn the_worker_has_limits() {
         (words[0].to_owned(), words[1].to_owned())
     };
     let both = |value: &str| (value.to_owned(), value.to_owned());
-    assert_eq!(of("Max cpu time"), both("300"));
+    assert_eq!(of("Max cpu time"), both("60"));
     assert_eq!(of("Max core file size"), both("0"));
     assert_eq!(of("Max open files"), both("16"));
-    assert_eq!(of("Max data size"), both("4294967296"));
+    assert_eq!(of("Max file size"), both("1048576"));
+    assert_eq!(of("Max data size"), both("1073741824"));
     end(child);
 }
 
@@ -97,9 +109,59 @@ fn the_worker_keeps_only_its_three_streams() {
 }
 
 #[test]
+fn the_worker_enters_its_cgroup() {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchy = if root.join("cgroup.controllers").exists() {
+        root.to_owned()
+    } else {
+        root.join("memory")
+    };
+    let name = format!("lighter-confinement-{}", std::process::id());
+    let folder = hierarchy.join(&name);
+    fs::create_dir(&folder).unwrap();
+    let child = waiting_worker_in(std::slice::from_ref(&folder));
+    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+    end(child);
+    fs::remove_dir(&folder).unwrap();
+    assert!(cgroups.contains(&format!(":/{name}\n")), "{cgroups}");
+}
+
+#[test]
+fn without_its_cgroup_nothing_is_compiled() {
+    let output = Command::new(env!("CARGO_BIN_EXE_lighter-compiler"))
+        .args(["command", "1073741824", "60", "1048576", "/nonexistent"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("cannot enter its cgroup"), "{error}");
+}
+
+#[test]
+fn the_worker_says_how_it_is_called() {
+    for arguments in [
+        &[][..],
+        &["command"],
+        &["fast", "1", "2", "3"],
+        &["command", "1", "2", "x"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_lighter-compiler"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stderr.starts_with(b"usage: "));
+    }
+}
+
+#[test]
 fn the_worker_compiles_and_refuses() {
-    for (input, success) in [("(module)", true), ("(component)", true)] {
-        assert_eq!(compile(&wat::parse_str(input).unwrap()).0, success);
+    for input in ["(module)", "(component)"] {
+        let (success, artifact, text) = compile(&wat::parse_str(input).unwrap());
+        assert!(success, "{text}");
+        assert!(!artifact.is_empty());
+        let report = Report::parse(text.trim()).unwrap();
+        assert_eq!(report.version, lighter_wasm::engine::VERSION);
     }
     let (success, artifact, error) = compile(b"\0asm\x01\0\0\0\x01");
     assert!(!success);

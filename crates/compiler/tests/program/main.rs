@@ -1,8 +1,9 @@
 //! Runs real guests: compiled by the real compile worker, each in a process of its own.
 //!
-//! This program has two roles. Started as a test it runs the tests; started with
+//! This program has three roles. Started as a test it runs the tests; started with
 //! [`process::ROLE`] as its first argument it is the process of one guest, as a
-//! container's init is. Hence the main function of its own.
+//! container's init is; with [`confined::ROLE`] it is confined as the compile worker is. Hence
+//! the main function of its own.
 
 #![allow(
     clippy::disallowed_methods,
@@ -10,7 +11,11 @@
 )]
 
 mod cache;
+mod cache_bounds;
 mod components;
+#[path = "../../src/confine/mod.rs"]
+mod confine;
+mod confined;
 mod endings;
 mod folders;
 mod guests;
@@ -43,6 +48,12 @@ fn main() -> ExitCode {
     {
         process::be_guest(&arguments[1..]);
     }
+    if arguments
+        .first()
+        .is_some_and(|first| first == confined::ROLE)
+    {
+        confined::be_confined(&arguments[1]);
+    }
     let filters: Vec<&String> = arguments
         .iter()
         .filter(|argument| !argument.starts_with('-'))
@@ -54,6 +65,8 @@ fn main() -> ExitCode {
         endings::TESTS,
         refused::TESTS,
         cache::TESTS,
+        cache_bounds::TESTS,
+        confined::TESTS,
         #[cfg(feature = "wasi-nn")]
         neural_network::TESTS,
     ];

@@ -58,8 +58,10 @@ fn a_malformed_function_is_refused() {
     let error = refusal(node.program(&bytes).run());
     assert!(error.contains("cannot be compiled"), "{error}");
     assert!(error.contains("0xff"), "{error}");
-    let left = std::fs::read_dir(node.cache()).unwrap().count();
-    assert_eq!(left, 0);
+    for part in ["code", "sources", "work"] {
+        let left = std::fs::read_dir(node.cache().join(part)).unwrap().count();
+        assert_eq!(left, 0, "{part}");
+    }
 }
 
 fn precompiled_code_is_refused_by_name() {
