@@ -1,3 +1,37 @@
 //! `lighter`: what an administrator of a node does by hand.
+//!
+//! ```text
+//! main -> arguments -> precompile   compile images' programs before they are started
+//!                   -> cache        what is compiled: list, check, remove
+//!                   -> doctor       what this node lacks
+//! ```
 
-fn main() {}
+mod arguments;
+mod cache;
+mod doctor;
+mod node;
+mod precompile;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Task};
+
+fn main() -> ExitCode {
+    let Arguments {
+        cache,
+        compiler,
+        task,
+    } = Arguments::parse();
+    let done = node::Node::new(cache, compiler).and_then(|node| match task {
+        Task::Precompile { files, variant } => precompile::run(&node, &files, variant),
+        Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
+        Task::Doctor => Ok(doctor::run(&node)),
+    });
+    done.unwrap_or_else(|error| {
+        eprintln!("lighter: {error}");
+        ExitCode::FAILURE
+    })
+}

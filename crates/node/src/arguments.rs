@@ -1,0 +1,107 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use lighter_wasm::{ArtifactCache, Variant};
+
+/// Looks after WebAssembly containers on this node.
+#[derive(Debug, Parser)]
+#[command(name = "lighter", version)]
+pub struct Arguments {
+    /// Folder of compiled code
+    #[arg(long, global = true, value_name = "DIR", default_value = ArtifactCache::DEFAULT_DIRECTORY)]
+    pub cache: PathBuf,
+    /// The compile worker [default: lighter-compiler beside this program]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub compiler: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Compile Wasm files now, so that their first start does not wait
+    Precompile {
+        /// Wasm files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// command, http, metered or debug [default: http for services, command for the rest]
+        #[arg(long, value_parser = variant)]
+        variant: Option<Variant>,
+    },
+    /// Look after compiled code
+    #[command(subcommand)]
+    Cache(CacheTask),
+    /// Check whether this node can run Wasm containers; exit status 1 if not
+    Doctor,
+}
+
+/// What to do with compiled code.
+#[derive(Debug, Subcommand)]
+pub enum CacheTask {
+    /// List it
+    Ls {
+        /// As JSON, one array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove that of sources, by the first digits of their SHA-256
+    Rm {
+        /// First digits
+        #[arg(required = true, value_name = "DIGEST")]
+        digests: Vec<String>,
+    },
+    /// Remove what was not used for longest, and what other releases left; never what is in use
+    Prune {
+        /// Bytes to keep (also 500M, 2G) [default: the limit of the cache]
+        #[arg(long, value_name = "N", value_parser = bytes)]
+        max_bytes: Option<u64>,
+    },
+    /// Read all of it and remove what is damaged
+    Verify,
+}
+
+fn variant(text: &str) -> Result<Variant, String> {
+    Variant::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Variant::ALL.iter().map(|variant| variant.name()).collect();
+        format!("it is one of {}", names.join(", "))
+    })
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.chars().last() {
+        Some('K') => (&text[..text.len() - 1], 1 << 10),
+        Some('M') => (&text[..text.len() - 1], 1 << 20),
+        Some('G') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| "it is a number of bytes, or one of KiB, MiB, GiB as 5K, 5M, 5G".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("5K"), Ok(5 << 10));
+        assert_eq!(bytes("2G"), Ok(2 << 30));
+        for text in ["", "K", "-1", "1T", "99999999999G", "1.5G", "ü"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The program `lighter`, with the compile worker that Cargo built beside it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
+
+/// A node of one test.
+struct Node(TempDir);
+
+/// What a run of `lighter` has said.
+struct Said {
+    stdout: String,
+    stderr: String,
+    status: i32,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.0.path().join("artifacts")
+    }
+
+    /// A Wasm file with these bytes.
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn command(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_lighter"))
+            .args(arguments)
+            .arg("--cache")
+            .arg(self.cache())
+            .output()
+            .unwrap()
+    }
+
+    fn lighter(&self, arguments: &[&str]) -> Said {
+        let output = self.command(arguments);
+        Said {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            status: output.status.code().unwrap(),
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn what_is_compiled_is_listed_and_removed() {
+    let node = Node::new();
+    let file = node.file("app.wasm", EMPTY);
+    let said = node.lighter(&["precompile", text(&file)]);
+    assert_eq!(said.status, 0, "{}", said.stderr);
+    assert!(said.stdout.starts_with(text(&file)), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("module, compiled in"),
+        "{}",
+        said.stdout
+    );
+    // SHA-256 of the eight bytes of an empty module.
+    let digest = "93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc5f9476";
+    assert!(said.stdout.contains(digest), "{}", said.stdout);
+
+    let said = node.lighter(&["precompile", text(&file)]);
+    assert!(
+        said.stdout.contains("was compiled before"),
+        "{}",
+        said.stdout
+    );
+    let said = node.lighter(&["precompile", "--variant", "debug", text(&file)]);
+    assert!(said.stdout.contains("for debug"), "{}", said.stdout);
+
+    let said = node.lighter(&["cache", "ls"]);
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", said.stdout);
+    assert!(lines[0].starts_with("SOURCE"));
+    assert!(lines[1].starts_with(&digest[..12]));
+    assert!(lines[1].contains("module") && lines[1].contains("command"));
+    assert!(
+        lines[1].contains(" now ") && lines[1].ends_with("no"),
+        "{}",
+        lines[1]
+    );
+
+    let said = node.lighter(&["cache", "ls", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert_eq!(rows[0]["source"], digest);
+    assert_eq!(rows[0]["source_bytes"], 8);
+    assert_eq!(rows[0]["world"], "module");
+    assert_eq!(rows[1]["compilation"], "debug");
+
+    assert!(
+        node.lighter(&["cache", "verify"])
+            .stdout
+            .contains("0 damaged")
+    );
+    let said = node.lighter(&["cache", "rm", "ffff"]);
+    assert_eq!(said.status, 1);
+    assert!(said.stderr.contains("ffff"), "{}", said.stderr);
+    let said = node.lighter(&["cache", "rm", &digest[..6]]);
+    assert_eq!(said.stdout.lines().count(), 2, "{}", said.stdout);
+    assert_eq!(node.lighter(&["cache", "ls"]).stdout.lines().count(), 1);
+}
+
+#[test]
+fn pruning_keeps_as_much_as_is_asked_for() {
+    let node = Node::new();
+    let file = node.file("app.wasm", EMPTY);
+    node.lighter(&["precompile", text(&file)]);
+    let said = node.lighter(&["cache", "prune"]);
+    assert!(!said.stdout.contains("removed"), "{}", said.stdout);
+    let said = node.lighter(&["cache", "prune", "--max-bytes", "1K"]);
+    assert!(said.stdout.starts_with("removed"), "{}", said.stdout);
+    assert!(said.stdout.ends_with("0 B left\n"), "{}", said.stdout);
+}
+
+#[test]
+fn one_file_that_cannot_be_compiled_does_not_keep_the_others_from_it() {
+    let node = Node::new();
+    let bad = node.file("bad.wasm", b"#!/bin/sh\n");
+    let good = node.file("good.wasm", EMPTY);
+    let missing = node.0.path().join("missing.wasm");
+    let said = node.lighter(&["precompile", text(&bad), text(&missing), text(&good)]);
+    assert_eq!(said.status, 1);
+    assert_eq!(said.stdout.lines().count(), 1);
+    assert!(
+        said.stderr.contains("bad.wasm is not a Wasm binary"),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        said.stderr.contains("missing.wasm cannot be read"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn the_doctor_finds_a_healthy_node_and_a_missing_worker() {
+    let node = Node::new();
+    let said = node.lighter(&["doctor"]);
+    assert_eq!(said.status, 0, "{}{}", said.stdout, said.stderr);
+    assert!(
+        said.stdout.lines().all(|line| line.starts_with("ok ")),
+        "{}",
+        said.stdout
+    );
+
+    let said = node.lighter(&["doctor", "--compiler", "/no/lighter-compiler"]);
+    assert_eq!(said.status, 1);
+    let worker = said
+        .stdout
+        .lines()
+        .find(|line| line.contains("compile worker:"));
+    assert!(worker.unwrap().starts_with("FAIL"), "{}", said.stdout);
+    assert!(said.stdout.contains("install"), "{}", said.stdout);
+
+    let said = node.lighter(&["doctor", "--compiler", "/bin/echo"]);
+    let worker = said
+        .stdout
+        .lines()
+        .find(|line| line.contains("compile worker:"));
+    assert!(
+        worker.unwrap().contains("of this release"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn the_doctor_names_a_folder_that_code_cannot_run_from() {
+    let node = Node::new();
+    fs::create_dir(node.cache()).unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o noexec,mode=700 tmpfs \"$0\" && exec \"$@\"")
+        .arg(node.cache())
+        .args([env!("CARGO_BIN_EXE_lighter"), "doctor", "--cache"])
+        .arg(node.cache())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let folder = text.lines().find(|line| line.contains("cache folder:"));
+    assert!(folder.unwrap().contains("mounted noexec"), "{text}");
+}
+
+#[test]
+fn a_wrong_command_line_is_explained() {
+    let node = Node::new();
+    for arguments in [
+        &["precompile"][..],
+        &["cache", "rm"],
+        &["precompile", "--variant", "fast", "x"],
+    ] {
+        let said = node.lighter(arguments);
+        assert_eq!(said.status, 2, "{arguments:?}");
+        assert!(said.stderr.contains("error"), "{}", said.stderr);
+    }
+}
