@@ -83,6 +83,8 @@ fn a_precompiled_artifact_is_refused_by_name() {
     let folder = std::env::temp_dir().join(format!("lighter-artifact-{}", std::process::id()));
     let artifact = fs::File::create(&folder).unwrap();
     let status = Command::new(shim_folder().join("lighter-compiler"))
+        // Bytes of memory, seconds, bytes of the artifact.
+        .args(["command", "1073741824", "60", "1073741824"])
         .stdin(fs::File::open(guest("hello")).unwrap())
         .stdout(artifact)
         .status()
