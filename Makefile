@@ -20,7 +20,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-nn test-vm bench lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri test-nn test-vm bench bench-http lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -74,7 +74,12 @@ test-vm: test-build ## Test on cgroup v2, in a machine that QEMU emulates (VM_TE
 	@test/vm/run.sh suite --test-threads=2 --skip docker $(VM_TESTS)
 
 bench: test-build ## Compare start time and memory with runc, into target/bench
-	cargo run --release --locked -p lighter-bench
+	cargo run --release --locked -p lighter-bench -- runc
+
+# Builds runwasi's kind of shim and `wasmtime` first, which takes half an hour once.
+bench-http: test-build ## Compare services and computing guests with others, into target/bench
+	@test/bench/peer/build.sh
+	cargo run --release --locked -p lighter-bench -- start http compute
 
 lint: packages ## Check formatting, clippy and the rules for dependencies
 	cargo fmt --all --check

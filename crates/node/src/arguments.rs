@@ -15,6 +15,9 @@ pub struct Arguments {
     /// The compile worker [default: lighter-compiler beside this program]
     #[arg(long, global = true, value_name = "PATH")]
     pub compiler: Option<PathBuf>,
+    /// The node's options, as in the runtime handler's ConfigPath [default: their defaults]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub options: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub task: Task,

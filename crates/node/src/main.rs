@@ -23,9 +23,10 @@ fn main() -> ExitCode {
     let Arguments {
         cache,
         compiler,
+        options,
         task,
     } = Arguments::parse();
-    let done = node::Node::new(cache, compiler).and_then(|node| match task {
+    let done = node::Node::new(cache, compiler, options.as_deref()).and_then(|node| match task {
         Task::Precompile { files, variant } => precompile::run(&node, &files, variant),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),

@@ -1,8 +1,8 @@
 //! Where things are on this node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use lighter_wasm::ArtifactCache;
+use lighter_wasm::{ArtifactCache, NodeOptions};
 
 /// What all tasks work on.
 #[derive(Debug)]
@@ -17,7 +17,19 @@ pub struct Node {
 
 impl Node {
     /// `compiler` is the file lighter-compiler beside this program unless it is given.
-    pub fn new(folder: PathBuf, compiler: Option<PathBuf>) -> Result<Self, String> {
+    /// `options` is the file that the runtime handler's ConfigPath names.
+    pub fn new(
+        folder: PathBuf,
+        compiler: Option<PathBuf>,
+        options: Option<&Path>,
+    ) -> Result<Self, String> {
+        let options = match options {
+            None => NodeOptions::default(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| error.to_string())
+                .and_then(|text| NodeOptions::parse(&text).map_err(|error| error.to_string()))
+                .map_err(|error| format!("{}: {error}", path.display()))?,
+        };
         let compiler = match compiler {
             Some(path) => path,
             None => std::env::current_exe()
@@ -25,7 +37,7 @@ impl Node {
                 .with_file_name("lighter-compiler"),
         };
         Ok(Self {
-            cache: ArtifactCache::new(folder.clone(), compiler.clone()),
+            cache: ArtifactCache::new(folder.clone(), compiler.clone()).with_limits(options.cache),
             folder,
             compiler,
         })

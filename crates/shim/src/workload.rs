@@ -128,7 +128,8 @@ fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workloa
     let options = options::for_container(&node.options, spec)?;
     // Wasmtime chains its trap handlers to those that stand when its engine is made.
     lighter_wasm::exit_on_fatal_signals();
-    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned());
+    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
+        .with_limits(node.options.cache.clone());
     let name = entrypoint.path.display().to_string();
     let program = Program::load(
         entrypoint.file,

@@ -15,6 +15,7 @@
 
 pub mod classify;
 pub mod engine;
+pub mod report;
 
 #[cfg(feature = "run")]
 pub mod cache;
@@ -64,7 +65,7 @@ pub use engine::{Compilation, EngineError, Variant, configuration};
 #[cfg(feature = "run")]
 pub use budget::MemoryLimit;
 #[cfg(feature = "run")]
-pub use cache::{ArtifactCache, CacheError};
+pub use cache::{ArtifactCache, CacheError, CacheLimits, FolderError};
 #[cfg(feature = "run")]
 pub use compile::CompileError;
 #[cfg(feature = "run")]

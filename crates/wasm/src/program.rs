@@ -82,6 +82,8 @@ pub struct Program {
     pub(crate) code: Code,
     pub(crate) options: Options,
     pub(crate) engine: Engine,
+    /// Locks the artifact, so that it is not evicted while this process maps it.
+    _artifact: File,
 }
 
 /// The kinds of programs, with the function that starts each.
@@ -108,6 +110,18 @@ struct Mapped {
     code: MappedCode,
     world: World,
     engine: Engine,
+    artifact: File,
+}
+
+impl Mapped {
+    fn new(code: MappedCode, engine: Engine, artifact: Artifact) -> Self {
+        Self {
+            code,
+            world: artifact.world,
+            engine,
+            artifact: artifact.file,
+        }
+    }
 }
 
 enum MappedCode {
@@ -159,6 +173,7 @@ impl Program {
             code,
             options,
             engine: mapped.engine,
+            _artifact: mapped.artifact,
         })
     }
 }
@@ -186,18 +201,21 @@ fn find_and_map(
         .is_service()
         .then_some(options.http.concurrency);
     let first_error = match map(&artifact, instances) {
-        Ok(mapped) => return Ok(mapped),
+        Ok((code, engine)) => return Ok(Mapped::new(code, engine, artifact)),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
     let artifact = cache.artifact(source, &choose).map_err(code_error)?;
-    map(&artifact, instances).map_err(|error| ProgramError::Map {
-        name: name.to_owned(),
-        cause: one_line(&format!("{error:#} (and before that: {first_error:#})")),
-    })
+    match map(&artifact, instances) {
+        Ok((code, engine)) => Ok(Mapped::new(code, engine, artifact)),
+        Err(error) => Err(ProgramError::Map {
+            name: name.to_owned(),
+            cause: one_line(&format!("{error:#} (and before that: {first_error:#})")),
+        }),
+    }
 }
 
-fn map(artifact: &Artifact, instances: Option<u32>) -> wasmtime::Result<Mapped> {
+fn map(artifact: &Artifact, instances: Option<u32>) -> wasmtime::Result<(MappedCode, Engine)> {
     let engine = engine(artifact.compilation, instances)?;
     // SAFETY: `Artifact`s come from `ArtifactCache` only: files that the compile worker of this
     // node wrote, in a folder that nobody but this user can enter, and that are replaced by
@@ -208,11 +226,7 @@ fn map(artifact: &Artifact, instances: Option<u32>) -> wasmtime::Result<Mapped> 
             _ => MappedCode::Component(Component::deserialize_file(&engine, &artifact.path)?),
         }
     };
-    Ok(Mapped {
-        code,
-        world: artifact.world,
-        engine,
-    })
+    Ok((code, engine))
 }
 
 fn imports_error(name: &str, imports: String) -> ProgramError {

@@ -130,7 +130,7 @@ fn read_pieces(file: &File, limit: u64, mut take: impl FnMut(&[u8])) -> io::Resu
 
 fn too_long(limit: u64) -> io::Error {
     io::Error::other(format!(
-        "it is longer than {} MiB, the most that this node accepts (option `source_bytes` of the cache)",
+        "it is longer than {} MiB, the most that this node accepts (option `source-bytes` of the cache)",
         limit >> 20
     ))
 }

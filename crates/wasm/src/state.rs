@@ -75,6 +75,27 @@ impl WasiHttpView for State {
     }
 }
 
+/// Shares of the memory limit, as it is at the start, for what the host keeps for a guest: so
+/// that several calls fit beside each other in a small container.
+#[derive(Clone, Copy)]
+struct Shares {
+    host_call_bytes: usize,
+    random_bytes: u64,
+    resources: usize,
+}
+
+impl Shares {
+    fn of(usable: Option<u64>) -> Self {
+        let share =
+            |part: u64, default: u64| usable.map_or(default, |usable| default.min(usable / part));
+        Self {
+            host_call_bytes: share(8, HOST_CALL_BYTES) as usize,
+            random_bytes: share(16, RANDOM_BYTES),
+            resources: share(4 * RESOURCE_BYTES, MOST_RESOURCES) as usize,
+        }
+    }
+}
+
 /// What all stores of a process have in common.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -84,6 +105,7 @@ pub(crate) struct Shared {
     outgoing: Outgoing,
     key_value: KeyValue,
     configuration: Arc<WasiConfigVariables>,
+    shares: Shares,
     /// Stdout and stderr of a service, which all of its instances share.
     outputs: Arc<OnceLock<[Option<ServiceOutput>; 2]>>,
 }
@@ -97,8 +119,10 @@ impl Shared {
             .find(|(name, _)| name == "SSL_CERT_FILE")
             .map(|(_, path)| path.into());
         guest.env = options.visible(std::mem::take(&mut guest.env));
+        let budget = MemoryBudget::new(guest.memory_limit.clone());
         Self {
-            budget: MemoryBudget::new(guest.memory_limit.clone()),
+            shares: Shares::of(budget.usable()),
+            budget,
             outgoing: Outgoing::new(options.network.clone(), trusted),
             key_value: KeyValue::default(),
             configuration: Arc::new(guest.env.iter().cloned().collect()),
@@ -108,16 +132,9 @@ impl Shared {
         }
     }
 
-    /// A share of the memory limit, so that several calls fit beside each other.
-    fn share(&self, part: u64, default: u64) -> u64 {
-        self.budget
-            .usable()
-            .map_or(default, |usable| default.min(usable / part))
-    }
-
     /// Bytes that a host call may copy out of a guest at a time.
     pub(crate) fn host_call_bytes(&self) -> usize {
-        self.share(8, HOST_CALL_BYTES) as usize
+        self.shares.host_call_bytes
     }
 
     /// A fresh state. `service` says that others run on the same thread.
@@ -131,7 +148,7 @@ impl Shared {
         builder
             .args(&guest.args)
             .envs(&guest.env)
-            .max_random_size(self.share(16, RANDOM_BYTES))
+            .max_random_size(self.shares.random_bytes)
             // A command waits for its files anyway; otherwise each call would go to a worker
             // thread. A service must not wait: a file may be a pipe.
             .allow_blocking_current_thread(!service);
@@ -156,8 +173,7 @@ impl Shared {
         }
         folders(&mut builder, guest)?;
         let mut wasi = builder.build_p1();
-        let resources = self.share(4 * RESOURCE_BYTES, MOST_RESOURCES);
-        wasi.ctx().table.set_max_capacity(resources as usize);
+        wasi.ctx().table.set_max_capacity(self.shares.resources);
         Ok(State {
             wasi,
             http: WasiHttpCtx::new(),

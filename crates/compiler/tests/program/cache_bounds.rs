@@ -252,7 +252,7 @@ fn a_source_that_is_too_long_is_refused() {
     };
     let error = compile(&node, &cache(&node, limits), &long(2 << 20)).unwrap_err();
     assert!(error.contains("longer than 1 MiB"), "{error}");
-    assert!(error.contains("source_bytes"), "{error}");
+    assert!(error.contains("source-bytes"), "{error}");
 }
 
 /// A module with that many bytes of data.

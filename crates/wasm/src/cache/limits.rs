@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// Bounds that the owner of a node may change, each by the option of the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CacheLimits {
     /// Bytes of compiled code that are kept; what has not been used for longest goes first.
     /// Code that a process maps stays, so that it can be more for a while. One artifact is

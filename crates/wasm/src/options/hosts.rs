@@ -16,7 +16,7 @@ impl HostPattern {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.contains('/') {
+        if text.contains('/') || text.starts_with('.') {
             return Err(not_a_host(text));
         }
         let (host, port) = split_port(text)
@@ -169,7 +169,18 @@ mod tests {
     #[test]
     fn malformed_patterns_are_refused() {
         for text in [
-            "", "a*b", "*x", "*.", "http://a", "a/b", "a:0", "a:http", "a b", "a:70000",
+            ".",
+            ".example.com",
+            "",
+            "a*b",
+            "*x",
+            "*.",
+            "http://a",
+            "a/b",
+            "a:0",
+            "a:http",
+            "a b",
+            "a:70000",
         ] {
             assert!(HostPattern::parse(text).is_err(), "{text:?}");
         }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::annotations;
 use super::{Clocks, HostPattern, Hosts, HttpOptions, NetworkOptions, OptionError, Options};
+use crate::cache::CacheLimits;
 use crate::engine::Variant;
 
 /// The options of a node: what a tenant can have at most, and gets without annotations.
@@ -35,14 +36,8 @@ pub struct NodeOptions {
     pub http_header_seconds: u64,
     /// Seconds for a request, from its head to the end of its response.
     pub http_request_seconds: u64,
-    /// Bytes that the artifacts of a node may take up.
-    pub cache_bytes: u64,
-    /// Bytes of memory that compiling one file may take up.
-    pub compile_memory_bytes: u64,
-    /// Seconds that compiling one file may take.
-    pub compile_seconds: u64,
-    /// Bytes of a Wasm file.
-    pub source_bytes: u64,
+    /// What compiled code and compiling may take up.
+    pub cache: CacheLimits,
 }
 
 impl Default for NodeOptions {
@@ -59,10 +54,7 @@ impl Default for NodeOptions {
             http_body_bytes: 64 << 20,
             http_header_seconds: 10,
             http_request_seconds: 60,
-            cache_bytes: 4 << 30,
-            compile_memory_bytes: 2 << 30,
-            compile_seconds: 120,
-            source_bytes: 1 << 30,
+            cache: CacheLimits::default(),
         }
     }
 }
@@ -93,7 +85,8 @@ impl NodeOptions {
             ("http-concurrency", u64::from(self.http_concurrency)),
             ("http-header-seconds", self.http_header_seconds),
             ("http-request-seconds", self.http_request_seconds),
-            ("compile-seconds", self.compile_seconds),
+            ("cache.seconds", self.cache.seconds),
+            ("cache.cores", u64::from(self.cache.cores)),
         ] {
             if value == 0 {
                 return Err(format!(

@@ -34,6 +34,10 @@ impl Service<Name> for Resolver {
         Poll::Ready(Ok(()))
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a guest's process may have a thread for it, and the look-up is pinned"
+    )]
     fn call(&mut self, name: Name) -> Self::Future {
         let options = self.0.clone();
         Box::pin(async move {

@@ -96,11 +96,18 @@ pub(super) struct Sent {
     _permit: OwnedSemaphorePermit,
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    request: ReceivedState,
 }
 
 impl Sent {
-    pub(super) fn new(body: WasiBody, permit: OwnedSemaphorePermit, deadline: Instant) -> Self {
+    pub(super) fn new(
+        body: WasiBody,
+        permit: OwnedSemaphorePermit,
+        deadline: Instant,
+        request: ReceivedState,
+    ) -> Self {
         Self {
+            request,
             body,
             _permit: permit,
             deadline,
@@ -118,6 +125,12 @@ impl Body for Sent {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(None) = polled
+            && self.request.was_too_long()
+        {
+            // A guest may have taken the end of what it was given for the end of the body.
+            return Poll::Ready(Some(Err(Error::HttpRequestBodySize(None))));
+        }
         if polled.is_ready() {
             return polled;
         }
@@ -133,7 +146,7 @@ impl Body for Sent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && !self.request.was_too_long()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -97,7 +97,7 @@ impl Requests {
             Ok(Err(error)) => return Err(refusal(&error)),
             Err(_) => return Err(LATE),
         };
-        Ok(response.map(|body| Sent::new(body, permit, deadline).boxed_unsync()))
+        Ok(response.map(|body| Sent::new(body, permit, deadline, state).boxed_unsync()))
     }
 }
 
