@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what `make bench` compares Lighter with, into $LIGHTER_CACHE/peer/bin:
+# Builds what `make bench-http` compares Lighter with, into $LIGHTER_CACHE/peer/bin:
 #
 #   containerd-shim-peerwasmtime-v1   the peer, a shim on the crate containerd-shim-wasm
 #   wasmtime                          Wasmtime's command line, for `wasmtime serve` and `run`
@@ -42,19 +42,18 @@ fi
 # cargo reads the settings of the folder that it is called in: Lighter's are not the peers'.
 cd /
 
-# build KEY WHAT COMMAND...: runs the command when it was not yet run with this key.
+# build NAME KEY COMMAND...: runs the command when it was not yet run with this key.
 build() {
-    local key=$1 what=$2 name begin=$SECONDS
+    local name=$1 key=$2 begin=$SECONDS
     shift 2
-    name=$(tr -c 'a-z\n' - <<<"$what")
     [ "$(cat "$out/.$name.key" 2>/dev/null)" != "$key" ] || return 0
-    echo "peer/build.sh: $what, some ten minutes (progress in $log)"
+    echo "peer/build.sh: $name, some fifteen minutes (progress in $log)"
     "$@" >"$log" 2>&1 9>&- || {
         tail -n 30 "$log" >&2
         fail "this command failed: $*"
     }
     printf '%s\n' "$key" >"$out/.$name.key"
-    echo "peer/build.sh: $what took $((SECONDS - begin)) s"
+    echo "peer/build.sh: $name took $((SECONDS - begin)) s"
 }
 
 peers() {
@@ -68,6 +67,6 @@ command_line() {
 }
 
 sources=$(cat "$here"/Cargo.* "$here"/*/Cargo.toml "$here"/*/src/*.rs | sha256sum)
-build "$wasmtime $features" "wasmtime $wasmtime" command_line
-build "$sources" "the peer's shim" peers
+build wasmtime "$wasmtime $features" command_line
+build peers "$sources" peers
 rm -rf "$CARGO_TARGET_DIR"

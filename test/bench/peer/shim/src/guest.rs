@@ -6,9 +6,7 @@ use wasmtime::component::{Component, ResourceTable};
 use wasmtime::{Engine, Module, Precompiled, Store, component};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::bindings::Command;
-use wasmtime_wasi::{
-    DirPerms, FilePerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2,
-};
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engine::engine;
@@ -138,7 +136,7 @@ impl Guest {
             .envs(&self.environment)
             .inherit_stdio()
             .inherit_network()
-            .preopened_dir("/", "/", DirPerms::all(), FilePerms::all())?;
+            .preopened_dir("/", "/", FsPerms::ReadWrite)?;
         Ok(builder)
     }
 }
