@@ -72,7 +72,8 @@ fn what_runc_does_is_what_lighter_does() {
             &[
                 "sh",
                 "-c",
-                "cat /proc/sys/kernel/hostname | wc -l; ls /proc | grep -c '^[0-9]'",
+                // A pipeline would count itself, or half of itself: the shell lists them alone.
+                "cat /proc/sys/kernel/hostname | wc -l; echo /proc/[0-9]*",
             ],
         ),
         (
