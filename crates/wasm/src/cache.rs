@@ -92,6 +92,10 @@ impl ArtifactCache {
         if let Some(artifact) = find(&folder, fingerprint, choose)? {
             return Ok(artifact);
         }
+        // And others until it is their turn, so that pods do not take a node's memory by many
+        // programs that are new to it.
+        let place = fingerprint.spread(self.limits.at_a_time);
+        let turn = Lock::take(&folder.work().join(format!("turn-{place}.lock")))?;
         let wasm = source.copy(limit).map_err(CacheError::Source)?;
         if Fingerprint::of(&wasm) != fingerprint {
             let changed = io::Error::other("it is written to while it is being read");
@@ -105,6 +109,7 @@ impl ArtifactCache {
             None => self.compile(&folder, fingerprint, wasm, &known, key)?,
         };
         sources::note(&folder, fingerprint, &known)?;
+        turn.release();
         lock.release();
         if artifact.is_new {
             self.prune(self.limits.bytes)?;

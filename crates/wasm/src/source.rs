@@ -44,6 +44,12 @@ impl Fingerprint {
         Self(blake3::hash(bytes))
     }
 
+    /// One of `count` numbers from 0 on, evenly spread.
+    pub(crate) fn spread(&self, count: u32) -> u32 {
+        let [a, b, c, d, ..] = *self.0.as_bytes();
+        u32::from_le_bytes([a, b, c, d]) % count.max(1)
+    }
+
     /// Of the first `length` bytes of `file`.
     pub(crate) fn of_file(file: &File, length: u64) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new();

@@ -19,6 +19,7 @@ crate::tests![
     a_digest_names_what_is_removed,
     damage_is_found_by_reading,
     a_source_that_is_too_long_is_refused,
+    programs_wait_for_their_turn,
     too_little_memory_is_named,
     too_little_time_is_named,
     too_much_code_is_named,
@@ -253,6 +254,28 @@ fn a_source_that_is_too_long_is_refused() {
     let error = compile(&node, &cache(&node, limits), &long(2 << 20)).unwrap_err();
     assert!(error.contains("longer than 1 MiB"), "{error}");
     assert!(error.contains("source-bytes"), "{error}");
+}
+
+fn programs_wait_for_their_turn() {
+    let node = Node::new();
+    let limits = CacheLimits {
+        at_a_time: 1,
+        ..CacheLimits::default()
+    };
+    let cache = cache(&node, limits);
+    compile(&node, &cache, HELLO).unwrap();
+    // Somebody else compiles.
+    let turn = node.cache().join("work/turn-0.lock");
+    let holder = File::create(&turn).unwrap();
+    holder.lock().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| compile(&node, &cache, &numbered(1)));
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!waiting.is_finished());
+        fs::remove_file(&turn).unwrap();
+        drop(holder);
+        waiting.join().unwrap().unwrap();
+    });
 }
 
 /// A module with that many bytes of data.

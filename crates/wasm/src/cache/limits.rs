@@ -18,6 +18,8 @@ pub struct CacheLimits {
     pub seconds: u64,
     /// Processors for one compilation, if the node has more.
     pub cores: u32,
+    /// Compilations at a time on the node; more wait, with nothing in memory.
+    pub at_a_time: u32,
 }
 
 impl Default for CacheLimits {
@@ -28,6 +30,7 @@ impl Default for CacheLimits {
             memory: 2 << 30,
             seconds: 120,
             cores: 4,
+            at_a_time: 2,
         }
     }
 }
