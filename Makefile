@@ -1,8 +1,8 @@
 # Lighter: `make help` lists the targets.
 #
-# Wasmtime is compiled twice and no more: without its compiler for the shim, with it for the
-# compile worker and the tests. Cargo unifies the features of what it builds in one call, so
-# the calls below are few and always the same.
+# Wasmtime is compiled without its compiler for the shim, and with it for the compile worker and
+# the tests. Cargo unifies the features of what it builds in one call, so the calls below are
+# few and always the same.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,6 +16,7 @@ export LIGHTER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lighter
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 BUILT := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release
+PRODUCTION := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/production
 export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
@@ -29,8 +30,8 @@ packages: ## Install from apt what building and testing need
 	@test/setup/packages.sh
 
 build: packages ## Build the shim, its compile worker and the node tool into target/dist
-	cargo build --release --locked -p lighter-shim -p lighter-node
-	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM) $(BUILT)/lighter
+	cargo build --profile production --locked -p lighter-shim -p lighter-node
+	@install -D -t $(LIGHTER_BIN) $(PRODUCTION)/$(SHIM) $(PRODUCTION)/lighter
 	cargo build --release --locked -p lighter-compiler
 	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
 
@@ -46,8 +47,8 @@ run: build ## Run a Wasm container on a private containerd, and say what to try 
 
 # The tests bring their own compile worker: it is built together with them.
 test-build: packages
-	cargo build --release --locked -p lighter-shim -p lighter-node
-	@install -D -t $(LIGHTER_BIN) $(BUILT)/$(SHIM) $(BUILT)/lighter
+	cargo build --profile production --locked -p lighter-shim -p lighter-node
+	@install -D -t $(LIGHTER_BIN) $(PRODUCTION)/$(SHIM) $(PRODUCTION)/lighter
 	cargo test --release --locked --workspace --no-run
 	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
 	@test/setup/daemons.sh
