@@ -77,7 +77,7 @@ fn build(
     } else {
         None
     };
-    let descriptors = open_descriptors()?;
+    let descriptors = workload.descriptors()?;
 
     let adapted = native_spec::adapt(&spec)?;
     let bundle = if is_guest {
@@ -226,21 +226,6 @@ fn rootfs_of(spec: &Spec, bundle: &Path) -> Result<PathBuf, Failure> {
     let path = bundle.join(root.path());
     path.canonicalize()
         .map_err(|error| Failure::invalid(format!("rootfs {}: {error}", path.display())))
-}
-
-/// Descriptors that are open now: stdio, the answer, and what a guest's code is mapped from.
-pub(crate) fn open_descriptors() -> Result<Vec<RawFd>, Failure> {
-    let names = std::fs::read_dir("/proc/self/fd")
-        .map_err(|error| Failure::internal(format!("cannot list /proc/self/fd: {error}")))?;
-    Ok(names
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|fd| is_regular_file(*fd))
-        .collect())
-}
-
-fn is_regular_file(fd: RawFd) -> bool {
-    std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Writes the spec that libcontainer reads instead of the bundle's own, which stays as it is.

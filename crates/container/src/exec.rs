@@ -23,7 +23,7 @@ use nix::unistd::{Gid, Uid, chdir, pipe2, setgroups, setresgid, setresuid};
 use oci_spec::runtime::{Process, Spec};
 
 use crate::console::{self, Terminal};
-use crate::create::{load_spec, open_descriptors};
+use crate::create::load_spec;
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, Workload};
 use crate::fork::{fork_sibling, pidfd_open};
@@ -95,7 +95,7 @@ fn run(
     } else {
         None
     };
-    let code = open_descriptors()?;
+    let code = workload.descriptors()?;
 
     let owner = stdio::host_owner(&spec, Some(&process));
     let mut opened = stdio::open(&request.stdio, owner, location)?;

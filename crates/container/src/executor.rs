@@ -26,6 +26,9 @@ pub trait Guest {
     /// Runs to the end. It is called in the container's namespaces, as its user, with its
     /// stdio as descriptors 0 to 2; init ends with what it returns.
     fn run(self: Box<Self>, process: GuestProcess) -> ExitReason;
+
+    /// Descriptors that it needs then, beside those of regular files.
+    fn descriptors(&self) -> Vec<RawFd>;
 }
 
 /// What execve would hand to a program.
@@ -55,6 +58,33 @@ pub enum Workload {
         /// Device and inode of that file.
         identity: (u64, u64),
     },
+}
+
+impl Workload {
+    /// Descriptors that are open now and that it needs when it runs: what a guest's code is
+    /// mapped from, and what the guest says.
+    pub(crate) fn descriptors(&self) -> Result<Vec<RawFd>, Failure> {
+        let mut descriptors = open_files()?;
+        if let Self::Guest { guest, .. } = self {
+            descriptors.extend(guest.descriptors());
+        }
+        Ok(descriptors)
+    }
+}
+
+/// Regular files that are open now.
+fn open_files() -> Result<Vec<RawFd>, Failure> {
+    let names = std::fs::read_dir("/proc/self/fd")
+        .map_err(|error| Failure::internal(format!("cannot list /proc/self/fd: {error}")))?;
+    Ok(names
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|fd| is_regular_file(*fd))
+        .collect())
+}
+
+fn is_regular_file(fd: RawFd) -> bool {
+    std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// The container's workload, as libcontainer wants it.

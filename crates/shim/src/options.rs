@@ -6,11 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use lighter_core::{ErrorClass, Failure, RuntimeOptions};
-use lighter_wasm::{NodeOptions, Options};
+use lighter_wasm::{NodeOptions, Options, Resources};
 use oci_spec::runtime::Spec;
 
 /// CRI's name for the container in its pod.
 const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
+
+/// The kernel's default of `cpu.cfs_period_us`, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
 
 /// Longest file of options that is read.
 const LONGEST: u64 = 1 << 20;
@@ -72,8 +75,34 @@ pub(crate) fn for_container(node: &NodeOptions, spec: &Spec) -> Result<Options, 
         .iter()
         .find(|(name, _)| name == CONTAINER_NAME)
         .map(|(_, value)| value.as_str());
-    node.for_container(&annotations, container)
-        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))
+    let mut options = node
+        .for_container(&annotations, container)
+        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    options.resources = resources(spec);
+    Ok(options)
+}
+
+/// The limits of the spec; what is not above zero is none.
+fn resources(spec: &Spec) -> Resources {
+    let limits = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref());
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let memory = limits.and_then(|limits| limits.memory().as_ref()?.limit());
+    let cpu = limits.and_then(|limits| limits.cpu().as_ref());
+    let quota = cpu.and_then(|cpu| cpu.quota()).and_then(positive);
+    let period = cpu
+        .and_then(|cpu| cpu.period())
+        .filter(|period| *period > 0)
+        .unwrap_or(CPU_PERIOD);
+    Resources {
+        memory_bytes: memory.and_then(positive),
+        cpu_millis: quota.map(|quota| quota.saturating_mul(1000) / period),
+        pids: limits
+            .and_then(|limits| limits.pids().as_ref())
+            .and_then(|pids| positive(pids.limit())),
+    }
 }
 
 fn parse(text: &str) -> Result<NodeOptions, Failure> {

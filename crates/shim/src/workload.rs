@@ -1,5 +1,6 @@
 //! What a container runs: a program of its image, or a guest on Wasmtime.
 
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -159,5 +160,9 @@ impl Guest for WasmGuest {
                 .memory_limit
                 .map(|limit| Arc::new(move || limit.bytes()) as MemoryLimit),
         })
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        self.0.descriptors()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
-use wasmtime::ResourceLimiter;
+use wasmtime::{PoolingAllocatorMetrics, ResourceLimiter};
 
 /// Tells the memory limit of the container's cgroup in bytes, as it is now.
 pub type MemoryLimit = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
@@ -29,6 +29,8 @@ fn usable(limit: u64) -> u64 {
 /// What the guests of a process have taken, and how much they may.
 pub(crate) struct MemoryBudget {
     limit: Option<MemoryLimit>,
+    /// Tells what slots keep that no instance is in.
+    idle: Option<PoolingAllocatorMetrics>,
     /// What [`MemoryBudget::usable`] last found.
     known: AtomicU64,
     /// Growths until it is asked again: asking is a system call, and an instance grows some
@@ -40,9 +42,14 @@ pub(crate) struct MemoryBudget {
 }
 
 impl MemoryBudget {
-    pub(crate) fn new(limit: Option<MemoryLimit>) -> Arc<Self> {
+    /// A budget below `limit`, for guests that get their memory from the pool of `idle`.
+    pub(crate) fn new(
+        limit: Option<MemoryLimit>,
+        idle: Option<PoolingAllocatorMetrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limit,
+            idle,
             known: AtomicU64::new(0),
             until_asked: AtomicU32::new(0),
             used: AtomicU64::new(0),
@@ -65,17 +72,37 @@ impl MemoryBudget {
         self.used.load(Ordering::Relaxed) == 0
     }
 
+    /// Bytes that idle slots keep. The only instance gets one of them, and counts whole.
+    fn idle(&self) -> u64 {
+        if self.is_unused() {
+            return 0;
+        }
+        self.idle.as_ref().map_or(0, |idle| {
+            (idle.unused_memory_bytes_resident() + idle.unused_table_bytes_resident()) as u64
+        })
+    }
+
     fn take(&self, bytes: u64) -> bool {
-        if self.until_asked.load(Ordering::Relaxed) > 0 {
-            self.until_asked.fetch_sub(1, Ordering::Relaxed);
-            if self.take_below(bytes, self.known.load(Ordering::Relaxed)) {
+        if self.limit.is_none() {
+            return self.take_below(bytes, u64::MAX);
+        }
+        let idle = self.idle();
+        let soon = |growths: u32| growths.checked_sub(1);
+        let known = self
+            .until_asked
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, soon);
+        if known.is_ok() {
+            if self.take_below(
+                bytes,
+                self.known.load(Ordering::Relaxed).saturating_sub(idle),
+            ) {
                 return true;
             }
         }
         let usable = self.usable().unwrap_or(u64::MAX);
         self.known.store(usable, Ordering::Relaxed);
         self.until_asked.store(ASK_AGAIN, Ordering::Relaxed);
-        self.take_below(bytes, usable)
+        self.take_below(bytes, usable.saturating_sub(idle))
     }
 
     fn take_below(&self, bytes: u64, usable: u64) -> bool {
@@ -178,7 +205,7 @@ mod tests {
     use super::*;
 
     fn limited(bytes: u64) -> Arc<MemoryBudget> {
-        MemoryBudget::new(Some(Arc::new(move || Some(bytes))))
+        MemoryBudget::new(Some(Arc::new(move || Some(bytes))), None)
     }
 
     #[test]
@@ -193,8 +220,8 @@ mod tests {
     fn the_limit_is_asked_at_each_growth() {
         let limit = Arc::new(AtomicU64::new(100 << 20));
         let shared = Arc::clone(&limit);
-        let budget =
-            MemoryBudget::new(Some(Arc::new(move || Some(shared.load(Ordering::Relaxed)))));
+        let ask: MemoryLimit = Arc::new(move || Some(shared.load(Ordering::Relaxed)));
+        let budget = MemoryBudget::new(Some(ask), None);
         let mut store = StoreBudget::of(&budget);
         assert!(store.memory_growing(0, 80 << 20, None).unwrap());
         assert!(!store.memory_growing(80 << 20, 200 << 20, None).unwrap());
@@ -204,7 +231,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_everything_is_granted() {
-        let mut store = StoreBudget::of(&MemoryBudget::new(None));
+        let mut store = StoreBudget::of(&MemoryBudget::new(None, None));
         assert!(store.memory_growing(0, 1 << 40, None).unwrap());
         assert!(!store.was_refused());
     }

@@ -106,8 +106,7 @@ impl fmt::Display for Compilation {
 /// How Wasm is compiled and run on this node, for one kind of compilation.
 ///
 /// The shim adds where instances get their memory from ([`engine`]); that is no part of what
-/// is compiled. `pagemap_scan` stays off with it: it relies on fork handlers that a raw
-/// `clone3` does not run.
+/// is compiled.
 pub fn configuration(compilation: Compilation) -> Config {
     let mut config = Config::new();
     config
@@ -135,19 +134,19 @@ pub fn configuration(compilation: Compilation) -> Config {
     config
 }
 
-/// The engine that runs a guest. A service of at most `instances` at a time gets them from a
-/// pool; a command gets its memory from the system.
+/// The engine that runs a guest. A service gets its instances from a pool; a command gets its
+/// memory from the system.
 ///
 /// # Errors
 /// When Wasmtime refuses the configuration on this machine.
 #[cfg(feature = "run")]
 pub(crate) fn engine(
     compilation: Compilation,
-    instances: Option<u32>,
+    pool: Option<&crate::pool::Pool>,
 ) -> Result<Engine, EngineError> {
     let mut config = configuration(compilation);
-    if let Some(instances) = instances {
-        config.allocation_strategy(crate::pool::pool(instances));
+    if let Some(pool) = pool {
+        config.allocation_strategy(pool.strategy());
     }
     Engine::new(&config).map_err(|error| EngineError::from_wasmtime(&error))
 }
@@ -238,7 +237,8 @@ mod tests {
                 wasmtime::Module::deserialize(&engine, &code)
             }
         };
-        load(engine(service, Some(10)).unwrap()).unwrap();
+        let pool = crate::pool::Pool::new(10, None);
+        load(engine(service, Some(&pool)).unwrap()).unwrap();
         assert!(load(own_engine()).is_err());
     }
 

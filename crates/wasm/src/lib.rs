@@ -45,6 +45,8 @@ mod neural_network;
 #[cfg(feature = "run")]
 mod outgoing;
 #[cfg(feature = "run")]
+mod page_map;
+#[cfg(feature = "run")]
 mod pool;
 #[cfg(feature = "run")]
 mod preopen;
@@ -69,7 +71,7 @@ pub use cache::{ArtifactCache, CacheError, CacheLimits, FolderError};
 #[cfg(feature = "run")]
 pub use compile::CompileError;
 #[cfg(feature = "run")]
-pub use options::{NodeOptions, OptionError, Options};
+pub use options::{NodeOptions, OptionError, Options, Resources};
 #[cfg(feature = "run")]
 pub use program::{Program, ProgramError};
 #[cfg(feature = "run")]

@@ -116,7 +116,8 @@ pub(crate) fn link_module(
 ) -> Result<wasmtime::InstancePre<State>, String> {
     linker.instantiate_pre(module).map_err(|error| {
         // Values of the linker belong to a store. This one only serves to look them up.
-        let Ok(state) = Shared::new(Guest::default(), Options::default()).state(false) else {
+        let shared = Shared::new(Guest::default(), Options::default(), module.engine());
+        let Ok(state) = shared.state(false) else {
             return one_line(&format!("{error:#}"));
         };
         let mut store = wasmtime::Store::new(module.engine(), state);

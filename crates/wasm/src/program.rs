@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::RawFd;
 
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Type};
@@ -15,6 +16,8 @@ use crate::compile::one_line;
 use crate::engine::{EngineError, engine};
 use crate::link::{component_linker, link_component, link_module, module_linker};
 use crate::options::Options;
+use crate::page_map::PageMap;
+use crate::pool::Pool;
 use crate::source::Source;
 use crate::state::State;
 
@@ -82,6 +85,7 @@ pub struct Program {
     pub(crate) code: Code,
     pub(crate) options: Options,
     pub(crate) engine: Engine,
+    pub(crate) page_map: Option<PageMap>,
     /// Locks the artifact, so that it is not evicted while this process maps it.
     _artifact: File,
 }
@@ -110,15 +114,17 @@ struct Mapped {
     code: MappedCode,
     world: World,
     engine: Engine,
+    page_map: Option<PageMap>,
     artifact: File,
 }
 
 impl Mapped {
-    fn new(code: MappedCode, engine: Engine, artifact: Artifact) -> Self {
+    fn new(code: MappedCode, engine: Engine, pool: Option<Pool>, artifact: Artifact) -> Self {
         Self {
             code,
             world: artifact.world,
             engine,
+            page_map: pool.and_then(Pool::into_page_map),
             artifact: artifact.file,
         }
     }
@@ -173,8 +179,18 @@ impl Program {
             code,
             options,
             engine: mapped.engine,
+            page_map: mapped.page_map,
             _artifact: mapped.artifact,
         })
+    }
+
+    /// Descriptors, beside those of regular files, that have to be open when [`Program::run`]
+    /// is called in a copy of this process.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        self.page_map
+            .iter()
+            .flat_map(PageMap::descriptors)
+            .collect()
     }
 }
 
@@ -197,17 +213,17 @@ fn find_and_map(
     };
     let choose = |world| options.compilation(role(world));
     let artifact = cache.artifact(source, &choose).map_err(code_error)?;
-    let instances = role(artifact.world)
+    let pool = role(artifact.world)
         .is_service()
-        .then_some(options.http.concurrency);
-    let first_error = match map(&artifact, instances) {
-        Ok((code, engine)) => return Ok(Mapped::new(code, engine, artifact)),
+        .then(|| Pool::new(options.http.concurrency, options.resources.memory_bytes));
+    let first_error = match map(&artifact, pool.as_ref()) {
+        Ok((code, engine)) => return Ok(Mapped::new(code, engine, pool, artifact)),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
     let artifact = cache.artifact(source, &choose).map_err(code_error)?;
-    match map(&artifact, instances) {
-        Ok((code, engine)) => Ok(Mapped::new(code, engine, artifact)),
+    match map(&artifact, pool.as_ref()) {
+        Ok((code, engine)) => Ok(Mapped::new(code, engine, pool, artifact)),
         Err(error) => Err(ProgramError::Map {
             name: name.to_owned(),
             cause: one_line(&format!("{error:#} (and before that: {first_error:#})")),
@@ -215,8 +231,8 @@ fn find_and_map(
     }
 }
 
-fn map(artifact: &Artifact, instances: Option<u32>) -> wasmtime::Result<(MappedCode, Engine)> {
-    let engine = engine(artifact.compilation, instances)?;
+fn map(artifact: &Artifact, pool: Option<&Pool>) -> wasmtime::Result<(MappedCode, Engine)> {
+    let engine = engine(artifact.compilation, pool)?;
     // SAFETY: `Artifact`s come from `ArtifactCache` only: files that the compile worker of this
     // node wrote, in a folder that nobody but this user can enter, and that are replaced by
     // rename and never written to. Wasmtime itself compares version and settings.

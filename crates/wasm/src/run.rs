@@ -2,8 +2,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use lighter_core::ExitReason;
 use wasmtime::{Engine, Store};
@@ -11,12 +9,12 @@ use wasmtime::{Engine, Store};
 use crate::budget::MemoryLimit;
 use crate::ending::{of_error, say};
 use crate::program::{Code, Program};
-use crate::serve::{self, Ticker};
+use crate::serve;
 use crate::state::{Shared, State};
 
 /// Threads that wait for what cannot be waited for otherwise: name look-ups, and the files of
-/// services. Beside them a process has its main thread and the guest's.
-const WAITING_THREADS: usize = 1;
+/// services.
+pub(crate) const WAITING_THREADS: usize = 1;
 
 /// What a guest is started with.
 #[derive(Clone, Default)]
@@ -51,39 +49,28 @@ impl Program {
     ///
     /// The caller ends the process with [`ExitReason::status`] afterwards; a thread that looks a
     /// name up for the guest may still be there.
-    pub fn run(self, guest: Guest) -> ExitReason {
-        let ticker = Arc::new(Ticker::default());
-        let engine = self.engine.clone();
-        let service = matches!(self.code, Code::Service(_));
-        let for_guest = Arc::clone(&ticker);
-        // On a thread of its own: a fork of the shim inherits the shim's tokio context in the
-        // calling thread's local storage, and a runtime inside of a runtime panics.
-        let thread = std::thread::Builder::new()
-            .name("guest".to_owned())
-            .spawn(move || {
-                let _ended = for_guest.ends_with_this();
-                self.run_here(guest, &for_guest)
-            });
-        let thread = match thread {
-            Ok(thread) => thread,
-            Err(error) => {
-                say(&format!("lighter: cannot start the guest: {error}\n"));
-                return ExitReason::HostFailure;
-            }
-        };
-        if service {
-            ticker.tick(&engine);
+    pub fn run(mut self, guest: Guest) -> ExitReason {
+        if let Some(page_map) = self.page_map.take()
+            && let Err(error) = page_map.follow()
+        {
+            say(&format!(
+                "lighter: cannot start {}: this process's pagemap cannot be opened: {error}\n",
+                self.name
+            ));
+            return ExitReason::HostFailure;
         }
-        thread.join().unwrap_or_else(|panic| panicked(&panic))
-    }
-
-    fn run_here(self, guest: Guest, ticker: &Arc<Ticker>) -> ExitReason {
         let name = self.name.clone();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.call(guest, ticker)));
+        let outcome = match self.code {
+            Code::Service(pre) => {
+                let shared = Shared::new(guest, self.options, &self.engine);
+                serve::serve(&name, &self.engine, pre, shared)
+            }
+            _ => on_a_thread(move || self.call(guest)),
+        };
         let error = match outcome {
-            Err(panic) => return panicked(&panic),
-            Ok(Ok(reason)) => return reason,
-            Ok(Err(error)) => error,
+            Ok(reason) => return reason,
+            Err(NotEnded::Error(error)) => error,
+            Err(NotEnded::Panic(panic)) => return panicked(&panic),
         };
         let (reason, text) = of_error(&name, &error);
         if !text.is_empty() {
@@ -92,24 +79,49 @@ impl Program {
         reason
     }
 
-    fn call(self, guest: Guest, ticker: &Arc<Ticker>) -> wasmtime::Result<ExitReason> {
-        // A runtime of one thread. A command's files are read and written in it too.
+    fn call(self, guest: Guest) -> wasmtime::Result<ExitReason> {
+        // A runtime of one thread, in which files are read and written too.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(WAITING_THREADS)
             .build()?;
-        let shared = Shared::new(guest, self.options);
-        let engine = self.engine;
-        let outcome = runtime.block_on(async {
-            match self.code {
-                Code::Service(pre) => serve::serve(&self.name, &engine, pre, shared, ticker).await,
-                code => run_command(code, &engine, &shared).await,
-            }
-        });
+        let shared = Shared::new(guest, self.options, &self.engine);
+        let outcome = runtime.block_on(run_command(self.code, &self.engine, &shared));
         // A look-up that hangs must not keep the container.
         runtime.shutdown_background();
         outcome
     }
+}
+
+/// Why a program has no exit status of its own.
+pub(crate) enum NotEnded {
+    /// A trap, or something that the host could not do.
+    Error(wasmtime::Error),
+    /// A fault of this program.
+    Panic(Box<dyn Any + Send>),
+}
+
+impl From<wasmtime::Error> for NotEnded {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<std::io::Error> for NotEnded {
+    fn from(error: std::io::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// A fork of the shim inherits the shim's tokio context in the calling thread's local storage,
+/// and a runtime inside of a runtime panics: so that the guest gets a thread of its own.
+fn on_a_thread(
+    work: impl FnOnce() -> wasmtime::Result<ExitReason> + Send + 'static,
+) -> Result<ExitReason, NotEnded> {
+    let thread = std::thread::Builder::new()
+        .name("guest".to_owned())
+        .spawn(work)?;
+    Ok(thread.join().map_err(NotEnded::Panic)??)
 }
 
 /// A store for one instance.
@@ -125,9 +137,10 @@ pub(crate) fn store(
         store.set_fuel(fuel)?;
     }
     if service {
-        // Code gives way to the other requests whenever the epoch moves on.
+        // Code gives way to the other requests whenever the epoch moves on, but not in its first
+        // milliseconds: most requests end in them, and begun ones take up memory and cache.
         store.epoch_deadline_async_yield_and_update(1);
-        store.set_epoch_deadline(1);
+        store.set_epoch_deadline(serve::FIRST_TICKS);
     } else {
         store.set_epoch_deadline(u64::MAX / 2);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use wasmtime::Engine;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -111,7 +112,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(mut guest: Guest, options: Options) -> Self {
+    pub(crate) fn new(mut guest: Guest, options: Options, engine: &Engine) -> Self {
         let trusted = guest
             .env
             .iter()
@@ -119,7 +120,10 @@ impl Shared {
             .find(|(name, _)| name == "SSL_CERT_FILE")
             .map(|(_, path)| path.into());
         guest.env = options.visible(std::mem::take(&mut guest.env));
-        let budget = MemoryBudget::new(guest.memory_limit.clone());
+        let budget = MemoryBudget::new(
+            guest.memory_limit.clone(),
+            engine.pooling_allocator_metrics(),
+        );
         Self {
             shares: Shares::of(budget.usable()),
             budget,

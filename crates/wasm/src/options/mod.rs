@@ -56,6 +56,20 @@ pub struct Options {
     pub environment: Option<Vec<String>>,
     /// How exactly the guest can measure time.
     pub clocks: Clocks,
+    /// What its container may use.
+    pub resources: Resources,
+}
+
+/// What a container may use at its start, so that sizes can suit it. That it uses no more is
+/// seen to by cgroups, whose limits may change later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Bytes of memory, if limited.
+    pub memory_bytes: Option<u64>,
+    /// Processor time in thousandths of a processor, if limited.
+    pub cpu_millis: Option<u64>,
+    /// Processes and threads, if limited.
+    pub pids: Option<u64>,
 }
 
 /// How a service is served.

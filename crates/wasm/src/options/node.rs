@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::annotations;
-use super::{Clocks, HostPattern, Hosts, HttpOptions, NetworkOptions, OptionError, Options};
+use super::{
+    Clocks, HostPattern, Hosts, HttpOptions, NetworkOptions, OptionError, Options, Resources,
+};
 use crate::cache::CacheLimits;
 use crate::engine::Variant;
 
@@ -157,6 +159,7 @@ impl NodeOptions {
             },
             environment: None,
             clocks: Clocks::Exact,
+            resources: Resources::default(),
         };
         annotations::narrow(self, widest, annotations, container)
     }

@@ -14,7 +14,7 @@ use wasmtime_wasi_http::handler::{
     HandlerState, Instance, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
 
-use super::ticker::{Ticker, Work};
+use super::ticker::{FIRST_TICKS, Ticker, Work};
 use crate::ending::{complain, of_error, write_to_stderr};
 use crate::run;
 use crate::state::{Shared, State};
@@ -208,6 +208,7 @@ impl WorkerState for Worker {
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         set(&self.work, true);
+        store.set_epoch_deadline(FIRST_TICKS);
         if let Some(fuel) = self.fuel {
             // The engine counts when there is fuel, as the options agree with each other.
             let _ = store.set_fuel(fuel);

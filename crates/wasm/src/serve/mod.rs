@@ -9,8 +9,8 @@
 //!  wait for the rest, exit 0        v
 //! ```
 //!
-//! All of it runs on one thread. A guest that computes gives way at every tick of the engine's
-//! epoch ([`Ticker`]), so that time limits hold whatever it does.
+//! All of it runs on one or two threads. A guest that computes gives way at every tick of the
+//! engine's epoch ([`Ticker`]), so that time limits hold whatever it does.
 
 mod address;
 mod body;
@@ -21,7 +21,7 @@ mod ticker;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use hyper_util::server::graceful::GracefulShutdown;
 use lighter_core::ExitReason;
@@ -34,34 +34,96 @@ use wasmtime_wasi_http::handler::{ProxyHandler, ProxyPre};
 
 use self::instances::Instances;
 use self::request::Requests;
-pub(crate) use self::ticker::Ticker;
+pub(crate) use self::ticker::FIRST_TICKS;
+use self::ticker::Ticker;
 use crate::ending::complain;
+use crate::options::Resources;
+use crate::run::{NotEnded, WAITING_THREADS};
 use crate::state::{Shared, State};
 use crate::{signals, stdio};
+
+/// Most threads that serve. One instance runs on one of them at a time, so that a second uses
+/// a second processor; more would cost each replica more memory.
+const MOST_THREADS: u64 = 2;
 
 /// Serves until SIGTERM, and until the requests that are there then have been answered.
 ///
 /// # Errors
 /// It cannot listen where it should; the text says what can be done.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     name: &str,
     engine: &Engine,
     pre: ProxyPre<State>,
     shared: Shared,
-    ticker: &Arc<Ticker>,
-) -> wasmtime::Result<ExitReason> {
-    let options = shared.options.http.clone();
-    let address =
-        address::choose(options.address, &shared.guest.env).map_err(wasmtime::Error::msg)?;
-    let listener = address::listen(address).map_err(wasmtime::Error::msg)?;
-    let terminated = stdio::wait_for(signals::on_termination()?, Interest::READABLE)?;
-    let instances = Instances::new(name, engine.clone(), pre, shared, Arc::clone(ticker));
-    let requests = Arc::new(Requests::new(ProxyHandler::new(instances), options));
-    if let Ok(address) = listener.local_addr() {
-        complain(&format!("serves HTTP at {address}"));
+) -> Result<ExitReason, NotEnded> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads(&shared.options.resources))
+        .max_blocking_threads(WAITING_THREADS)
+        .thread_name("guest")
+        .enable_all()
+        .build()?;
+    let ticker = Arc::new(Ticker::default());
+    let ended = ticker.ends_with_this();
+    let (sender, outcome) = mpsc::channel();
+    let service = Service {
+        name: name.to_owned(),
+        engine: engine.clone(),
+        pre,
+        shared,
+        ticker: Arc::clone(&ticker),
+    };
+    runtime.spawn(async move {
+        let _ = sender.send(tokio::spawn(service.serve()).await);
+        drop(ended);
+    });
+    ticker.tick(engine);
+    let outcome = outcome.recv();
+    // A look-up that hangs must not keep the container.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(Ok(served)) => Ok(served?),
+        Ok(Err(failed)) => Err(NotEnded::Panic(failed.into_panic())),
+        Err(_) => Err(wasmtime::Error::msg("the service's threads ended").into()),
     }
-    accept(listener, &requests, terminated).await;
-    Ok(ExitReason::Exited(0))
+}
+
+/// As many threads as the container has processors for, and may have beside the main thread and
+/// the one that waits.
+fn threads(resources: &Resources) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let by_time = resources
+        .cpu_millis
+        .map_or(u64::MAX, |millis| millis.div_ceil(1000));
+    let by_number = resources.pids.map_or(u64::MAX, |pids| {
+        pids.saturating_sub(1 + WAITING_THREADS as u64)
+    });
+    let threads = MOST_THREADS.min(processors).min(by_time).min(by_number);
+    threads.max(1) as usize
+}
+
+struct Service {
+    name: String,
+    engine: Engine,
+    pre: ProxyPre<State>,
+    shared: Shared,
+    ticker: Arc<Ticker>,
+}
+
+impl Service {
+    async fn serve(self) -> wasmtime::Result<ExitReason> {
+        let options = self.shared.options.http.clone();
+        let address = address::choose(options.address, &self.shared.guest.env)
+            .map_err(wasmtime::Error::msg)?;
+        let listener = address::listen(address).map_err(wasmtime::Error::msg)?;
+        let terminated = stdio::wait_for(signals::on_termination()?, Interest::READABLE)?;
+        let instances = Instances::new(&self.name, self.engine, self.pre, self.shared, self.ticker);
+        let requests = Arc::new(Requests::new(ProxyHandler::new(instances), options));
+        if let Ok(address) = listener.local_addr() {
+            complain(&format!("serves HTTP at {address}"));
+        }
+        accept(listener, &requests, terminated).await;
+        Ok(ExitReason::Exited(0))
+    }
 }
 
 async fn accept(listener: TcpListener, requests: &Arc<Requests>, terminated: AsyncFd<OwnedFd>) {
@@ -120,5 +182,27 @@ async fn wait_after(error: &io::Error) {
     if !transient {
         complain(&format!("cannot accept a connection: {error}"));
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limited_container_has_no_more_threads_than_it_can_use() {
+        let threads = |cpu_millis, pids| {
+            threads(&Resources {
+                cpu_millis,
+                pids,
+                ..Resources::default()
+            })
+        };
+        assert_eq!(threads(Some(0), None), 1);
+        assert_eq!(threads(Some(1000), None), 1);
+        assert_eq!(threads(None, Some(1)), 1);
+        assert_eq!(threads(None, Some(3)), 1);
+        assert!(threads(None, None) <= 2);
+        assert_eq!(threads(Some(1001), Some(4)), threads(None, None));
     }
 }

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use wasmtime::Engine;
 
-/// How long a guest computes before the others get their turn.
+/// How long a guest computes before the others get their turn, after [`FIRST_TICKS`].
 const TICK: Duration = Duration::from_millis(5);
+
+/// Ticks that an instance, or a request to one that is used again, computes before it gives way.
+pub(crate) const FIRST_TICKS: u64 = 4;
 
 /// Wakes the processor only while an instance is at work: a service that waits costs nothing.
 #[derive(Default)]
-pub(crate) struct Ticker {
+pub(super) struct Ticker {
     state: Mutex<TickerState>,
     changed: Condvar,
 }
@@ -26,7 +29,7 @@ struct TickerState {
 
 impl Ticker {
     /// Ticks until [`Ticker::ends_with_this`] is dropped.
-    pub(crate) fn tick(&self, engine: &Engine) {
+    pub(super) fn tick(&self, engine: &Engine) {
         loop {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.waits = true;
@@ -45,7 +48,7 @@ impl Ticker {
     }
 
     /// Ticking ends when the returned value is dropped.
-    pub(crate) fn ends_with_this(self: &Arc<Self>) -> Ended {
+    pub(super) fn ends_with_this(self: &Arc<Self>) -> Ended {
         Ended(Arc::clone(self))
     }
 
@@ -59,7 +62,7 @@ impl Ticker {
 }
 
 /// See [`Ticker::ends_with_this`].
-pub(crate) struct Ended(Arc<Ticker>);
+pub(super) struct Ended(Arc<Ticker>);
 
 impl Drop for Ended {
     fn drop(&mut self) {

@@ -261,6 +261,26 @@ fn reuse_is_asked_for_and_keeps_the_instance() {
     assert_eq!(counts(&service), ["1", "2", "3", "1"]);
 }
 
+/// What an instance wrote is gone before the next, whoever the container's user is: pages are
+/// cleaned by the map of the process that serves, which it opens after it has become that user.
+#[test]
+fn an_instance_finds_nothing_of_the_last_one() {
+    for user in ["0:0", "1000:1000"] {
+        let service = Service::start("http-hello", &["--user", user]);
+        for _ in 0..20 {
+            assert_eq!(service.answer("/count").0.trim(), "1", "{user}");
+        }
+        let pid = init(&service.containerd, &service.id);
+        let maps: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .filter(|target| target.ends_with("pagemap"))
+            .collect();
+        let own = std::path::PathBuf::from(format!("/proc/{pid}/pagemap"));
+        assert!(maps.iter().all(|map| *map == own), "{user}: {maps:?}");
+    }
+}
+
 /// Runs the service in the foreground, lets a request begin, and sends as many SIGTERM.
 fn terminate(request: &str, times: usize) -> (Output, Output) {
     let image = Image::wasm("http-hello");
