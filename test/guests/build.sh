@@ -139,7 +139,7 @@ for source in "$here"/*.rs; do
 done
 for source in "$here"/*.c; do
     name=$(basename "$source" .c)
-    build "$name.wasm" "$source" -- "${clang[@]}" "$source" -o
+    build "$name.wasm" "$source" "$here"/*.h -- "${clang[@]}" "$source" -o
 done
 for source in "$here"/*.wat; do
     name=$(basename "$source" .wat)
@@ -150,7 +150,7 @@ for name in "${components[@]}"; do
 done
 for source in "$here"/component/*.c; do
     name=$(basename "$source" .c)
-    build "$name.wasm" "$source" "$here"/component/*.h "${wit[@]}" -- \
+    build "$name.wasm" "$source" "$here"/*.h "$here"/component/*.h "${wit[@]}" -- \
         bound "$name" "$source" "${reactor[@]}" -o
 done
 for source in "$here"/preview3/*.c; do
@@ -182,7 +182,7 @@ native=$here/native
 for name in signals ids; do
     build "$name" "$native/$name.c" "$native/status.h" -- "${gcc[@]}" -static "$native/$name.c" -o
 done
-build compute "$here/compute.c" -- "${gcc[@]}" -static "$here/compute.c" -o
+build compute "$here/compute.c" "$here"/*.h -- "${gcc[@]}" -static "$here/compute.c" -o
 build fds "$native/fds.c" -- "${gcc[@]}" -static "$native/fds.c" -o
 # The linker warns that a static program loads name services at run time: that is the point.
 build nss-probe "$native/nss-probe.c" -- \
