@@ -16,7 +16,7 @@ reactor=("${clang[@]}" -mexec-model=reactor -Wl,--strip-debug)
 gcc=(gcc -O2 -Wall -Wextra -Werror)
 
 # Core modules that are also wrapped as components of wasi:cli.
-components=(hello exit files env-args cat sleep trap)
+components=(hello exit files env-args cat sleep trap overflow random)
 
 fail() {
     echo "build.sh: $*" >&2
@@ -70,12 +70,16 @@ guest_tool() {
     "$guest_tool" "$@"
 }
 
-# bound WORLD SOURCE COMPILER... OUT: a component in C, with the bindings of its world.
+# bound WORLD SOURCE COMPILER... OUT: a component in C, with the bindings of its world, of the
+# interfaces beside it or of those of WASI 0.2.
 bound() {
-    local world=$1 source=$2 output=${!#} work=$out/.$1.work
+    local world=$1 source=$2 output=${!#} work=$out/.$1.work wit=$here/wit
     shift 2
+    if [ -d "$(dirname "$source")/wit" ]; then
+        wit=$(dirname "$source")/wit
+    fi
     rm -rf "$work"
-    guest_tool bindings "$here/wit" "$world" "$work" &&
+    guest_tool bindings "$wit" "$world" "$work" &&
         "${@:1:$#-1}" "$work/core.wasm" -I "$work" \
             "$source" "$work/guest.c" "$work/guest_component_type.o" &&
         guest_tool reactor "$work/core.wasm" "$output" &&
@@ -135,7 +139,7 @@ for source in "$here"/*.rs; do
 done
 for source in "$here"/*.c; do
     name=$(basename "$source" .c)
-    build "$name.wasm" "$source" -- "${clang[@]}" "$source" -o
+    build "$name.wasm" "$source" "$here"/*.h -- "${clang[@]}" "$source" -o
 done
 for source in "$here"/*.wat; do
     name=$(basename "$source" .wat)
@@ -146,7 +150,12 @@ for name in "${components[@]}"; do
 done
 for source in "$here"/component/*.c; do
     name=$(basename "$source" .c)
-    build "$name.wasm" "$source" "$here"/component/*.h "${wit[@]}" -- \
+    build "$name.wasm" "$source" "$here"/*.h "$here"/component/*.h "${wit[@]}" -- \
+        bound "$name" "$source" "${reactor[@]}" -o
+done
+for source in "$here"/preview3/*.c; do
+    name=$(basename "$source" .c)
+    build "$name.wasm" "$source" "$here"/preview3/wit/*.wit "$here"/preview3/wit/deps/*.wit -- \
         bound "$name" "$source" "${reactor[@]}" -o
 done
 for source in "$here"/go/*.go; do
@@ -173,7 +182,7 @@ native=$here/native
 for name in signals ids; do
     build "$name" "$native/$name.c" "$native/status.h" -- "${gcc[@]}" -static "$native/$name.c" -o
 done
-build compute "$here/compute.c" -- "${gcc[@]}" -static "$here/compute.c" -o
+build compute "$here/compute.c" "$here"/*.h -- "${gcc[@]}" -static "$here/compute.c" -o
 build fds "$native/fds.c" -- "${gcc[@]}" -static "$native/fds.c" -o
 # The linker warns that a static program loads name services at run time: that is the point.
 build nss-probe "$native/nss-probe.c" -- \

@@ -1,20 +1,25 @@
 //! A guest that computes and does nothing else: what the engine's variants cost.
 
+use std::fs;
 use std::time::Duration;
 
 use lighter_testkit::{Call, Containerd, Image, WASMTIME, guest};
 
 use crate::arguments::Arguments;
-use crate::http::{milliseconds, peer_binary};
+use crate::http::{computing, milliseconds, peer_binary};
 use crate::table::{Findings, Table};
 
 /// More than any guest executes: what is measured is counting, not the end of the fuel.
 const FUEL: &str = "lighter.dev/fuel=18446744073709551615";
 
-/// The variants of Lighter's engine, by the annotations that choose them.
+/// What the owner of a node has to allow for them.
+const ALLOWED: &str = "variants = [\"metered\", \"debug\"]\n";
+
+/// The variants of Lighter's engine, by the annotations that choose them. The guest is a command
+/// in each: what differs is the code.
 const VARIANTS: [(&str, &[&str]); 4] = [
-    ("lighter", &[]),
-    ("lighter, command", &["lighter.dev/engine=command"]),
+    ("lighter, command", &[]),
+    ("lighter, http", &["lighter.dev/engine=http"]),
     ("lighter, metered", &["lighter.dev/engine=metered", FUEL]),
     ("lighter, debug", &["lighter.dev/engine=debug"]),
 ];
@@ -31,7 +36,7 @@ enum How {
     Container {
         runtime: String,
         image: Image,
-        annotations: &'static [&'static str],
+        flags: Vec<String>,
     },
     Program(Vec<String>),
 }
@@ -83,10 +88,11 @@ pub(crate) fn measure(containerd: &Containerd, given: &Arguments) -> Findings {
     Findings {
         name: "compute",
         about: format!(
-            "A guest that computes to its end, {} rounds in turn; containers by `ctr run --rm`.",
+            "A guest that computes to its end, {} rounds in turn; containers by `ctr run --rm`, \
+             and a service that does so for a request.",
             given.rounds
         ),
-        tables: vec![table],
+        tables: vec![table, computing(containerd, given, &expected)],
         notes,
     }
 }
@@ -134,11 +140,11 @@ fn subjects(containerd: &Containerd, given: &Arguments) -> Vec<Subject> {
         containerd.import(&image);
         image
     });
-    let mut container = |name, runtime: &str, annotations| {
+    let mut container = |name, runtime: &str, flags: Vec<String>| {
         let how = |image: &Image| How::Container {
             runtime: runtime.to_owned(),
             image: image.clone(),
-            annotations,
+            flags: flags.clone(),
         };
         all.push(Subject {
             name,
@@ -146,9 +152,18 @@ fn subjects(containerd: &Containerd, given: &Arguments) -> Vec<Subject> {
             hello: Some(how(&hello)),
         });
     };
-    container("peer", &peer_binary("containerd-shim-peerwasmtime-v1"), &[]);
+    let peer = peer_binary("containerd-shim-peerwasmtime-v1");
+    container("peer", &peer, Vec::new());
+    let options = containerd.folder().join("options.toml");
+    fs::write(&options, ALLOWED).expect("write the node's options");
+    let options = options.to_str().expect("the folder's path is text");
     for (name, annotations) in VARIANTS {
-        container(name, WASMTIME, annotations);
+        let annotations = annotations
+            .iter()
+            .flat_map(|annotation| ["--annotation", annotation]);
+        let flags = ["--runtime-config-path", options];
+        let flags = flags.into_iter().chain(annotations).map(str::to_owned);
+        container(name, WASMTIME, flags.collect());
     }
     all
 }
@@ -181,13 +196,8 @@ impl How {
             Self::Container {
                 runtime,
                 image,
-                annotations,
-            } => {
-                let flags = annotations
-                    .iter()
-                    .flat_map(|annotation| ["--annotation", annotation]);
-                containerd.run(image).runtime(runtime).flags(flags).output()
-            }
+                flags,
+            } => containerd.run(image).runtime(runtime).flags(flags).output(),
         };
         match output.code() {
             0 => Ok((output.stdout, output.elapsed)),

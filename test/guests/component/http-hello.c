@@ -167,6 +167,42 @@ static void fetch(outparam_t out, guest_string_t url) {
     wasi_http_types_incoming_response_drop_own(got);
 }
 
+/* Appends the hexadecimal digits of bytes and the end of a line. */
+static char *hexadecimal(char *to, const uint8_t *bytes, size_t len) {
+    for (size_t i = 0; i < len; i++) {
+        *to++ = "0123456789abcdef"[bytes[i] >> 4];
+        *to++ = "0123456789abcdef"[bytes[i] & 15];
+    }
+    *to++ = '\n';
+    return to;
+}
+
+/* What each interface of wasi:random gives first. */
+static void random_bytes(outparam_t out) {
+    char lines[3 * 33], *end = lines;
+    guest_list_u8_t bytes;
+    wasi_random_random_get_random_bytes(16, &bytes);
+    end = hexadecimal(end, bytes.ptr, bytes.len);
+    guest_list_u8_free(&bytes);
+    wasi_random_insecure_get_insecure_random_bytes(16, &bytes);
+    end = hexadecimal(end, bytes.ptr, bytes.len);
+    guest_list_u8_free(&bytes);
+    guest_tuple2_u64_u64_t seed;
+    wasi_random_insecure_seed_insecure_seed(&seed);
+    end = hexadecimal(end, (const uint8_t *)&seed, sizeof seed);
+    guest_string_t whole = {.ptr = (uint8_t *)lines, .len = (size_t)(end - lines)};
+    reply(out, 200, whole, text(""));
+}
+
+/* Calls itself for ever, as the number that would end it is none; what it still has to do after
+ * each call is not in memory, so that the engine's stack is full before the program's own is. */
+__attribute__((noinline)) static uint64_t endless_recursion(uint64_t depth) {
+    static volatile uint64_t end;
+    if (depth == end)
+        return 0;
+    return endless_recursion(depth + 1) + end;
+}
+
 static void route(outparam_t out, wasi_http_types_borrow_incoming_request_t request,
                   guest_string_t path, guest_string_t query) {
     if (is(path, "/")) {
@@ -182,6 +218,11 @@ static void route(outparam_t out, wasi_http_types_borrow_incoming_request_t requ
         }
     } else if (is(path, "/trap")) {
         __builtin_trap();
+    } else if (is(path, "/overflow")) {
+        char buffer[20];
+        reply(out, 200, digits(endless_recursion(1), buffer), text("\n"));
+    } else if (is(path, "/random")) {
+        random_bytes(out);
     } else if (is(path, "/sleep")) {
         wasi_io_poll_own_pollable_t timer =
             wasi_clocks_monotonic_clock_subscribe_duration(number(query) * 1000000);

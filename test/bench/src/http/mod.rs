@@ -2,6 +2,7 @@
 
 mod at_once;
 mod client;
+mod computing;
 mod first_byte;
 mod load;
 mod network;
@@ -19,7 +20,7 @@ pub(crate) use self::first_byte::milliseconds;
 use self::subject::Subject;
 pub(crate) use self::subject::peer_binary;
 use crate::arguments::Arguments;
-use crate::table::Findings;
+use crate::table::{Findings, Table};
 
 /// The small service, and the one that brings a language's runtime.
 const HELLO: &str = "http-hello";
@@ -51,6 +52,18 @@ pub(crate) fn throughput(containerd: &Containerd, given: &Arguments) -> Findings
         (name, chosen(subjects, given))
     });
     throughput::measure(containerd, &guests, &plan)
+}
+
+/// How long a request that computes `expected` takes.
+pub(crate) fn computing(containerd: &Containerd, given: &Arguments, expected: &str) -> Table {
+    let name = "http-compute";
+    let image = imported(containerd, name);
+    let subjects = vec![
+        Subject::lighter("lighter, http", &image, &[]),
+        Subject::peer(&image),
+        Subject::serve("wasmtime serve", &[], &guest(name)),
+    ];
+    computing::measure(containerd, &chosen(subjects, given), given.rounds, expected)
 }
 
 /// Time to the first byte, memory of a replica, many starts at once.

@@ -60,6 +60,40 @@ fn a_trap_is_134_and_says_where() {
     assert!(output.stderr.contains("read_outside"), "{}", output.stderr);
 }
 
+/// In the container's log and, as the kubelet mounts a file for it, in its termination log.
+#[test]
+fn a_full_stack_is_134_and_says_where() {
+    let image = Image::wasm("overflow").guest("/component.wasm", "overflow-component");
+    let containerd = containerd_with(&image);
+    let file = containerd.folder().join("termination");
+    let mount = format!(
+        "type=bind,src={},dst=/dev/termination-log,options=rbind:rw",
+        file.display()
+    );
+    for path in ["/overflow.wasm", "/component.wasm"] {
+        std::fs::write(&file, "").unwrap();
+        let output = containerd
+            .run(&image)
+            .flags(["--mount", &mount])
+            .arguments([path])
+            .output();
+        output.exits(134);
+        let termination = std::fs::read_to_string(&file).unwrap();
+        for text in [&output.stderr, &termination] {
+            for part in [
+                &format!("{path} trapped: "),
+                "call stack exhausted",
+                "wasm backtrace:",
+                "endless_recursion",
+            ] {
+                assert!(text.contains(part), "{path}: no {part} in {text:?}");
+            }
+        }
+        // The kubelet shows so much of it.
+        assert!(termination.len() <= 4096, "{}", termination.len());
+    }
+}
+
 fn ends_with(containerd: &Containerd, image: &Image, signal: &str, status: i32) {
     let id = containerd.next_id();
     let mut running = containerd.run(image).id(&id).spawn();

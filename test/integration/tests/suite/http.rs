@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lighter_testkit::{Call, Containerd, Image, Network, Output, Process};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::limits::computed;
@@ -12,15 +13,15 @@ use crate::{containerd_with, init};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A service that runs in a network of its own.
-struct Service {
+pub(crate) struct Service {
     containerd: Containerd,
-    network: Network,
+    pub(crate) network: Network,
     id: String,
     log: std::path::PathBuf,
 }
 
 impl Service {
-    fn start(guest: &str, flags: &[&str]) -> Self {
+    pub(crate) fn start(guest: &str, flags: &[&str]) -> Self {
         let containerd = containerd_with(&Image::wasm(guest));
         let network = Network::new();
         let (id, log) = start(&containerd, &network, guest, flags);
@@ -37,7 +38,7 @@ impl Service {
     }
 
     /// A call of curl for a path at port 8080, with the status in a last line of its own.
-    fn get(&self, path: &str) -> Call {
+    pub(crate) fn get(&self, path: &str) -> Call {
         self.network.curl([
             "--write-out",
             "\n%{http_code}",
@@ -47,16 +48,16 @@ impl Service {
 
     /// Body and status of an answer.
     #[track_caller]
-    fn answer(&self, path: &str) -> (String, u16) {
+    pub(crate) fn answer(&self, path: &str) -> (String, u16) {
         split(&self.get(path).ok())
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
-fn start(
+pub(crate) fn start(
     containerd: &Containerd,
     network: &Network,
     guest: &str,
@@ -75,12 +76,12 @@ fn start(
     (id, log)
 }
 
-fn split(answer: &str) -> (String, u16) {
+pub(crate) fn split(answer: &str) -> (String, u16) {
     let (body, status) = answer.rsplit_once('\n').unwrap();
     (body.to_owned(), status.parse().unwrap())
 }
 
-fn annotation(option: &str) -> [String; 2] {
+pub(crate) fn annotation(option: &str) -> [String; 2] {
     ["--annotation".to_owned(), format!("lighter.dev/{option}")]
 }
 
@@ -126,6 +127,22 @@ fn a_request_that_traps_takes_nobody_down() {
         "err: words\n",
         "trapped: ",
         "wasm backtrace:",
+    ] {
+        assert!(log.contains(text), "no {text:?} in {log}");
+    }
+}
+
+#[test]
+fn a_request_that_fills_its_stack_takes_nobody_down() {
+    let service = Service::start("http-hello", &[]);
+    assert_eq!(service.answer("/overflow").1, 500);
+    assert_eq!(service.answer("/").1, 200);
+    let log = service.log();
+    for text in [
+        "trapped: ",
+        "call stack exhausted",
+        "wasm backtrace:",
+        "endless_recursion",
     ] {
         assert!(log.contains(text), "no {text:?} in {log}");
     }
@@ -355,6 +372,32 @@ fn the_port_comes_from_the_environment_and_a_taken_one_is_explained() {
             service.network.curl([&address]).output().stdout == "Hello from Wasm\n"
         });
     }
+}
+
+/// A kernel without IPv6 knows no such sockets. Another kernel cannot be had here, so a profile
+/// refuses them with the same error.
+#[test]
+fn a_service_listens_for_ipv4_where_there_is_no_ipv6() {
+    const AF_INET6: u32 = 10;
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("seccomp.json");
+    let no_ipv6 = serde_json::json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{
+            "names": ["socket"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": Errno::EAFNOSUPPORT as i32,
+            "args": [{ "index": 0, "value": AF_INET6, "op": "SCMP_CMP_EQ" }],
+        }],
+    });
+    std::fs::write(&profile, no_ipv6.to_string()).unwrap();
+    let flags = ["--seccomp", "--seccomp-profile", profile.to_str().unwrap()];
+    let service = Service::start("http-hello", &flags);
+    let log = service.log();
+    assert!(log.contains("serves HTTP at 0.0.0.0:8080"), "{log}");
+    assert_eq!(service.answer("/"), ("Hello from Wasm\n".to_owned(), 200));
+    let over_ipv6 = service.network.curl(["http://[::1]:8080/"]).output();
+    assert_eq!(over_ipv6.code(), 7, "curl: could not connect");
 }
 
 /// Growth fails where the cgroup would kill, also for many requests at once.

@@ -44,6 +44,10 @@ impl Node {
 
     /// The service `http-hello` at a port of this network.
     fn serve(&self, port: u16) -> String {
+        self.serve_with(port, &[])
+    }
+
+    fn serve_with(&self, port: u16, flags: &[&str]) -> String {
         let image = image("http-hello");
         self.containerd.import(&image);
         let id = self
@@ -51,6 +55,7 @@ impl Node {
             .run(&image)
             .flags(self.network.flags())
             .flags(["--env", &format!("PORT={port}")])
+            .flags(flags)
             .detach();
         let address = format!("http://127.0.0.1:{port}/");
         eventually("the service answers", || {
@@ -105,57 +110,76 @@ fn requests_go_only_where_they_may() {
     }
 }
 
-/// A server whose certificate a private authority has signed.
+/// A private authority, and the certificate that it has signed for `here.test`.
+struct Authority(tempfile::TempDir);
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self(tempfile::tempdir().unwrap());
+        let path = |name: &str| authority.path(name);
+        let openssl = |arguments: &[&str]| Call::new("openssl", arguments).output().exits(0).code();
+        openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=private authority",
+            "-keyout",
+            &path("ca.key"),
+            "-out",
+            &path("ca.pem"),
+        ]);
+        openssl(&[
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=here.test",
+            "-keyout",
+            &path("key.pem"),
+            "-out",
+            &path("request.pem"),
+        ]);
+        fs::write(path("names"), "subjectAltName=DNS:here.test").unwrap();
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &path("request.pem"),
+            "-CA",
+            &path("ca.pem"),
+            "-CAkey",
+            &path("ca.key"),
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            &path("names"),
+            "-out",
+            &path("cert.pem"),
+        ]);
+        authority
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// The value of a flag `--mount` that puts the authority's own certificate there.
+    fn mount(&self, target: &str) -> String {
+        let source = self.path("ca.pem");
+        format!("type=bind,src={source},dst={target},options=rbind:ro")
+    }
+}
+
 #[test]
 fn private_authorities_are_trusted_when_they_are_named_or_brought() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let openssl = |arguments: &[&str]| Call::new("openssl", arguments).output().exits(0).code();
-    openssl(&[
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=private authority",
-        "-keyout",
-        &path("ca.key"),
-        "-out",
-        &path("ca.pem"),
-    ]);
-    openssl(&[
-        "req",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        "/CN=here.test",
-        "-keyout",
-        &path("key.pem"),
-        "-out",
-        &path("request.pem"),
-    ]);
-    fs::write(path("names"), "subjectAltName=DNS:here.test").unwrap();
-    openssl(&[
-        "x509",
-        "-req",
-        "-in",
-        &path("request.pem"),
-        "-CA",
-        &path("ca.pem"),
-        "-CAkey",
-        &path("ca.key"),
-        "-CAcreateserial",
-        "-days",
-        "2",
-        "-extfile",
-        &path("names"),
-        "-out",
-        &path("cert.pem"),
-    ]);
+    let authority = Authority::new();
     let node = Node::with("fetch");
     let mut server = node
         .network
@@ -167,9 +191,9 @@ fn private_authorities_are_trusted_when_they_are_named_or_brought() {
                 "-accept",
                 "9443",
                 "-key",
-                &path("key.pem"),
+                &authority.path("key.pem"),
                 "-cert",
-                &path("cert.pem"),
+                &authority.path("cert.pem"),
             ],
         )
         .spawn();
@@ -177,17 +201,11 @@ fn private_authorities_are_trusted_when_they_are_named_or_brought() {
     let url = "https://here.test:9443/";
     let strange = node.run("fetch", &[], &[url]);
     strange.fails_with(&["TLS-certificate-error"]);
-    let mount = |target: &str| {
-        format!(
-            "type=bind,src={},dst={target},options=rbind:ro",
-            path("ca.pem")
-        )
-    };
     let named = node.run(
         "fetch",
         &[
             "--mount",
-            &mount("/ca.pem"),
+            &authority.mount("/ca.pem"),
             "--env",
             "SSL_CERT_FILE=/ca.pem",
         ],
@@ -196,12 +214,54 @@ fn private_authorities_are_trusted_when_they_are_named_or_brought() {
     assert!(named.ok().starts_with("200\n"));
     let brought = node.run(
         "fetch",
-        &["--mount", &mount("/etc/ssl/certs/ca-certificates.crt")],
+        &[
+            "--mount",
+            &authority.mount("/etc/ssl/certs/ca-certificates.crt"),
+        ],
         &[url],
     );
     assert!(brought.ok().starts_with("200\n"));
     let missing = node.run("fetch", &["--env", "SSL_CERT_FILE=/none.pem"], &[url]);
     missing.fails_with(&["SSL_CERT_FILE=/none.pem", "configuration-error"]);
+}
+
+/// The server ends connections of clients that do not offer HTTP/2.
+#[test]
+fn requests_go_over_http_2_where_the_server_speaks_it() {
+    let authority = Authority::new();
+    let node = Node::with("fetch");
+    fs::write(authority.path("text"), "over HTTP/2").unwrap();
+    let folder = authority.path("");
+    let (key, certificate) = (authority.path("key.pem"), authority.path("cert.pem"));
+    let mut server = node
+        .network
+        .call(
+            "nghttpd",
+            ["--verbose", "--htdocs", &folder, "9443", &key, &certificate],
+        )
+        .spawn();
+    server.await_stdout("listen", LIMIT);
+    let url = "https://here.test:9443/text";
+    let trusted = authority.mount("/ca.pem");
+    let flags = ["--mount", &trusted, "--env", "SSL_CERT_FILE=/ca.pem"];
+    let fetched = node.run("fetch", &flags, &[url]);
+    assert_eq!(fetched.ok(), "200\nover HTTP/2");
+    node.serve_with(9000, &flags);
+    let before = server.stdout();
+    let service = format!("http://127.0.0.1:9000/fetch?{url}");
+    let calls: Vec<_> = (0..3).map(|_| node.network.curl([&service]).ok()).collect();
+    assert_eq!(calls, ["200\nover HTTP/2"; 3]);
+    // The streams of a client have odd numbers, and are all of one connection.
+    let said = server.stdout()[before.len()..].to_owned();
+    let streams: Vec<&str> = said
+        .lines()
+        .filter_map(|line| {
+            line.split_once("recv (stream_id=")?
+                .1
+                .strip_suffix(") :method: GET")
+        })
+        .collect();
+    assert_eq!(streams, ["1", "3", "5"], "{said}");
 }
 
 #[test]

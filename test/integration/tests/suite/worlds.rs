@@ -1,10 +1,14 @@
 //! What kinds of Wasm run, and what those are told that do not.
 
 use std::fs;
+use std::time::Duration;
 
 use lighter_testkit::Image;
 
 use crate::containerd_with;
+use crate::http::{Service, annotation, split};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn preview_3_is_off_until_the_owner_turns_it_on() {
@@ -24,6 +28,63 @@ fn preview_3_is_off_until_the_owner_turns_it_on() {
         .flags(["--runtime-config-path", options.to_str().unwrap()])
         .output();
     on.exits(0);
+}
+
+/// Its instances are made for several requests, one after the other and at a time.
+#[test]
+fn a_service_of_preview_3_is_off_too_and_shares_its_instances() {
+    let image = Image::wasm("http-hello-3");
+    let off = containerd_with(&image).run(&image).output();
+    off.fails_with(&["/http-hello-3.wasm", "WASI 0.3", "preview3 = true"]);
+    let folder = tempfile::tempdir().unwrap();
+    let options = folder.path().join("options.toml");
+    fs::write(&options, "preview3 = true").unwrap();
+    let flags = ["--runtime-config-path", options.to_str().unwrap()];
+    let service = Service::start("http-hello-3", &flags);
+    let hello = ("Hello from WASI 0.3\n".to_owned(), 200);
+    assert_eq!(service.answer("/"), hello);
+    assert_eq!(service.answer("/none").1, 404);
+    let url = "http://127.0.0.1:8080/echo";
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let body = "x".repeat(300_000);
+        let echo = [version, "--data-binary", "@-", url];
+        let echoed = service.network.curl(echo).stdin(body.clone()).ok();
+        assert!(echoed == body, "{version}: {} bytes", echoed.len());
+    }
+    let counts = |service: &Service| -> Vec<String> {
+        let count = || service.answer("/count").0.trim().to_owned();
+        (0..3).map(|_| count()).collect()
+    };
+    assert_eq!(counts(&service), ["5", "6", "7"]);
+    // How many the instance has at the end of each wait: the first sees all of them.
+    let together: Vec<_> = (0..3)
+        .map(|_| service.get("/together?1500").spawn())
+        .collect();
+    let mut seen: Vec<String> = together
+        .into_iter()
+        .map(|call| split(&call.wait(LIMIT).stdout).0.trim().to_owned())
+        .collect();
+    seen.sort();
+    assert_eq!(seen, ["1", "2", "3"]);
+    // One that traps ends its instance, and others are served by the next one.
+    assert_eq!(service.answer("/trap").1, 500);
+    assert_eq!(counts(&service), ["1", "2", "3"]);
+    let once = annotation("http-reuse=1");
+    let service = Service::start("http-hello-3", &[flags[0], flags[1], &once[0], &once[1]]);
+    assert_eq!(counts(&service), ["1", "1", "1"]);
+}
+
+#[test]
+fn time_limits_hold_for_a_service_of_preview_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = folder.path().join("options.toml");
+    fs::write(&options, "preview3 = true\nhttp-request-seconds = 2").unwrap();
+    let flags = ["--runtime-config-path", options.to_str().unwrap()];
+    let service = Service::start("http-hello-3", &flags);
+    for path in ["/spin", "/together?60000"] {
+        assert_eq!(service.answer(path).1, 504, "{path}");
+        assert_eq!(service.answer("/").1, 200, "after {path}");
+    }
 }
 
 /// Modules for other runtimes say what they are and what works.
