@@ -88,16 +88,13 @@ impl MemoryBudget {
         }
         let idle = self.idle();
         let soon = |growths: u32| growths.checked_sub(1);
-        let known = self
+        let is_known = self
             .until_asked
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, soon);
-        if known.is_ok() {
-            if self.take_below(
-                bytes,
-                self.known.load(Ordering::Relaxed).saturating_sub(idle),
-            ) {
-                return true;
-            }
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, soon)
+            .is_ok();
+        let before = self.known.load(Ordering::Relaxed).saturating_sub(idle);
+        if is_known && self.take_below(bytes, before) {
+            return true;
         }
         let usable = self.usable().unwrap_or(u64::MAX);
         self.known.store(usable, Ordering::Relaxed);

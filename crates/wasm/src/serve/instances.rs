@@ -213,6 +213,10 @@ impl WorkerState for Worker {
             // The engine counts when there is fuel, as the options agree with each other.
             let _ = store.set_fuel(fuel);
         }
+        if self.at_a_time == 1 {
+            // The instance expires with its only request.
+            return Box::pin(std::future::pending());
+        }
         Box::pin(sleep_until(deadline))
     }
 

@@ -50,6 +50,10 @@ const MOST_THREADS: u64 = 2;
 ///
 /// # Errors
 /// It cannot listen where it should; the text says what can be done.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no other process is made from this one"
+)]
 pub(crate) fn serve(
     name: &str,
     engine: &Engine,
