@@ -8,6 +8,7 @@ mod endings;
 mod events;
 mod exec;
 mod http;
+mod images;
 mod languages;
 mod limits;
 mod linux;
