@@ -265,7 +265,7 @@ mod tests {
         );
         assert_eq!(source.copy(LIMIT).unwrap(), b"bytes");
         assert_eq!(fetched.get(), 1);
-        let fails = || Err(io::Error::other("gone"));
+        let fails = || -> io::Result<File> { Err(io::Error::other("gone")) };
         let error = Source::content("0", &fails).copy(LIMIT).unwrap_err();
         assert_eq!(error.to_string(), "gone");
     }
