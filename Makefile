@@ -53,6 +53,7 @@ test-build: packages
 	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
 	@test/setup/daemons.sh
 	@GUEST_TOOL=$(BUILT)/guest-tool test/guests/build.sh
+	@test/cri/build.sh crictl
 
 test: test-build ## Run all tests, on real containerd and dockerd in private folders
 	cargo test --release --locked --workspace

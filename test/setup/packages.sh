@@ -7,8 +7,9 @@
 set -euo pipefail
 
 packages=(
-    # Build: a C compiler and linker, and libseccomp, which is linked statically.
-    build-essential pkg-config libseccomp-dev
+    # Build: a C compiler and linker, libseccomp, which is linked statically, and protoc for
+    # containerd's gRPC interfaces.
+    build-essential pkg-config libseccomp-dev protobuf-compiler
     # Run: the distribution's containerd and runc, and what dockerd's bridge network needs.
     containerd runc iptables iproute2 ca-certificates
     # Clients and servers of the tests.

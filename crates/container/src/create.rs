@@ -80,8 +80,9 @@ fn build(
     let descriptors = workload.descriptors()?;
 
     let adapted = native_spec::adapt(&spec)?;
-    let bundle = if is_guest {
-        let spec = guest_view::restrict(adapted.unwrap_or_else(|| spec.clone()), &rootfs)?;
+    let bundle = if let Workload::Guest { path, .. } = &workload {
+        let mut spec = guest_view::restrict(adapted.unwrap_or_else(|| spec.clone()), &rootfs)?;
+        name_program(&mut spec, path);
         write_bundle(location.guest_bundle(), spec)?
     } else if let Some(mut spec) = adapted {
         guest_view::set_root(&mut spec, &rootfs);
@@ -112,6 +113,16 @@ fn build(
         owns_pid_namespace: guest_view::has_own(&spec, LinuxNamespaceType::Pid),
         stdio: executed,
     })
+}
+
+/// Gives a guest that would have no argument its name: some images have no entrypoint, and a process
+/// without a single argument is nothing that libcontainer or a program expects.
+fn name_program(spec: &mut Spec, path: &Path) {
+    if let Some(process) = spec.process_mut()
+        && process.args().as_ref().is_none_or(Vec::is_empty)
+    {
+        process.set_args(Some(vec![path.to_string_lossy().into_owned()]));
+    }
 }
 
 /// What is known of a container before libcontainer makes it.

@@ -52,11 +52,12 @@ pub enum Workload {
     Guest {
         /// The guest.
         guest: Box<dyn Guest>,
-        /// The file it was made from, as the container names it. Init checks that this is
-        /// still the file it sees there, and that the container's user may read it.
+        /// The file it was made from, as the container names it; a name only, if it was made
+        /// from a layer.
         path: PathBuf,
-        /// Device and inode of that file.
-        identity: (u64, u64),
+        /// Device and inode of that file. Init checks that this is still the file it sees
+        /// there, and that the container's user may read it. None if there is no file.
+        identity: Option<(u64, u64)>,
     },
 }
 
@@ -153,9 +154,10 @@ impl ContainerExecutor {
     pub(crate) fn check(&self, spec: &Spec) -> Result<(), Failure> {
         let process = self.process(spec);
         match &*self.workload.borrow() {
-            Some(Workload::Guest { path, identity, .. }) => {
-                entrypoint::check_guest(path, *identity)
-            }
+            Some(Workload::Guest { path, identity, .. }) => match identity {
+                Some(identity) => entrypoint::check_guest(path, *identity),
+                None => Ok(()),
+            },
             _ => {
                 let name = process.args.first().ok_or_else(|| {
                     Failure::invalid("the container has no entrypoint: process.args is empty")

@@ -2,17 +2,22 @@
 // fork, close_range and _exit have no safe form: this file holds them all.
 #![allow(unsafe_code)]
 
-use std::io::{self, IoSlice};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lighter_core::Failure;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
+use nix::sys::wait::waitpid;
+use nix::unistd::pipe2;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The longest text of a failure, in bytes: an answer has to fit one message of a socket.
 const MAX_MESSAGE: usize = 32 * 1024;
@@ -111,6 +116,48 @@ fn run<T: Serialize>(
     });
     // SAFETY: _exit ends the process at once; nothing of the parent's is dropped.
     unsafe { libc::_exit(if sent.is_some() { 0 } else { 1 }) }
+}
+
+/// Runs `work` in a child of this process and waits for it. What `work` allocates ends with the
+/// child; descriptors of this process are its too.
+///
+/// Only for a forked operation, which has one thread.
+pub fn apart<T: Serialize + DeserializeOwned>(
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let failed =
+        |what: &str, error: io::Error| Failure::internal(format!("cannot {what}: {error}"));
+    let (answer, sender) =
+        pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("make a pipe", error.into()))?;
+    let parent = nix::unistd::getpid();
+    // SAFETY: the process has one thread (the caller's duty), so the child owns a consistent copy
+    // of everything. It leaves by _exit, so no destructor of the parent's frames runs in it.
+    let pid = match unsafe { libc::fork() } {
+        -1 => return Err(failed("fork", io::Error::last_os_error())),
+        0 => {
+            die_with(parent);
+            let answer = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+                Err(Failure::internal(
+                    "a part of the operation panicked, which is a bug of Lighter",
+                ))
+            });
+            let answer = serde_json::to_vec(&answer.map_err(shorten)).unwrap_or_default();
+            let sent = File::from(sender).write_all(&answer);
+            // SAFETY: as in `run`.
+            unsafe { libc::_exit(i32::from(sent.is_err())) }
+        }
+        pid => nix::unistd::Pid::from_raw(pid),
+    };
+    drop(sender);
+    let mut bytes = Vec::new();
+    let read = File::from(answer).read_to_end(&mut bytes);
+    while let Err(Errno::EINTR) = waitpid(pid, None) {}
+    read.map_err(|error| failed("read from a child", error))?;
+    serde_json::from_slice::<Result<T, Failure>>(&bytes).unwrap_or_else(|_| {
+        Err(Failure::internal(
+            "a part of the operation was killed before it could answer",
+        ))
+    })
 }
 
 /// Forks a sibling: a child of this process's parent, which is the shim. It does not inherit
@@ -252,7 +299,6 @@ pub fn pin_name_service() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
     use std::time::{Duration, Instant};
 
     // The test harness has threads; these forks only touch what they were given, so that is
@@ -310,6 +356,26 @@ mod tests {
         let failure = answer(&operation).unwrap().unwrap_err();
         reap(&operation);
         assert!(failure.message.len() <= MAX_MESSAGE);
+    }
+
+    #[test]
+    fn what_is_done_apart_answers_and_leaves_nothing() {
+        let secret = std::cell::Cell::new(1);
+        let answer = apart(|| {
+            secret.set(2);
+            Ok(vec![secret.get(), 7])
+        });
+        assert_eq!(answer.unwrap(), [2, 7]);
+        assert_eq!(secret.get(), 1);
+        let failure = apart(|| Err::<(), _>(Failure::invalid("no"))).unwrap_err();
+        assert_eq!(failure, Failure::invalid("no"));
+        let failure = apart::<()>(|| panic!("boom")).unwrap_err();
+        assert!(failure.message.contains("bug"), "{failure}");
+        let failure = apart::<()>(|| {
+            kill(nix::unistd::getpid().as_raw(), libc::SIGKILL).unwrap();
+            Ok(())
+        });
+        assert!(failure.unwrap_err().message.contains("killed"));
     }
 
     #[test]

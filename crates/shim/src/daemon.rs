@@ -14,12 +14,20 @@ use lighter_task::{Publisher, block_signals, serve};
 use crate::runtime::ForkingRuntime;
 use crate::{logger, socket};
 
+/// Where containerd listens.
+pub(crate) struct Addresses {
+    /// For events.
+    pub(crate) ttrpc: String,
+    /// For everything else.
+    pub(crate) grpc: String,
+}
+
 /// Forks the shim. Returns in the parent, which prints the address and ends.
 pub(crate) fn fork(
     listener: UnixListener,
     path: PathBuf,
     namespace: ContainerId,
-    ttrpc_address: &str,
+    addresses: &Addresses,
     debug: bool,
 ) -> io::Result<()> {
     // SAFETY: the process has one thread, and no runtime yet.
@@ -30,7 +38,7 @@ pub(crate) fn fork(
             Err(error)
         }
         0 => {
-            let code = match run(listener, &path, namespace, ttrpc_address, debug) {
+            let code = match run(listener, &path, namespace, addresses, debug) {
                 Ok(()) => 0,
                 Err(error) => {
                     log::error!("the shim ends: {error}");
@@ -48,21 +56,20 @@ fn run(
     listener: UnixListener,
     path: &Path,
     namespace: ContainerId,
-    ttrpc_address: &str,
+    addresses: &Addresses,
     debug: bool,
 ) -> io::Result<()> {
     // The log FIFO is in the bundle, which is the working directory until now.
     logger::start(debug);
     leave_caller()?;
     block_signals()?;
-    let ttrpc_address = ttrpc_address.to_owned();
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()?
         .block_on(async {
-            let publisher = Publisher::start(&ttrpc_address, namespace.as_str());
-            let runtime = Box::new(ForkingRuntime::new(namespace)?);
+            let publisher = Publisher::start(&addresses.ttrpc, namespace.as_str());
+            let runtime = Box::new(ForkingRuntime::new(namespace, &addresses.grpc)?);
             serve(listener, runtime, publisher, || socket::remove(path)).await
         })
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use lighter_container::{ContainerLocation, CreateRequest, ExecRequest};
 use lighter_core::{ContainerId, Failure};
+use lighter_image::ContentStore;
 use lighter_task::{CreateTask, ExecTask, Operation, Runtime, Target};
 use lighter_wasm::NodeOptions;
 use serde::Serialize;
@@ -18,12 +19,15 @@ pub(crate) struct ForkingRuntime {
     namespace: ContainerId,
     /// Beside the shim's binary, found at start: later /proc may show a replaced binary.
     compiler: PathBuf,
+    /// containerd's gRPC socket.
+    containerd: PathBuf,
 }
 
 impl ForkingRuntime {
-    pub(crate) fn new(namespace: ContainerId) -> io::Result<Self> {
+    pub(crate) fn new(namespace: ContainerId, containerd: &str) -> io::Result<Self> {
         Ok(Self {
             namespace,
+            containerd: containerd.trim_start_matches("unix://").into(),
             compiler: std::env::current_exe()?.with_file_name("lighter-compiler"),
         })
     }
@@ -77,7 +81,14 @@ impl Runtime for ForkingRuntime {
             lighter_container::create(&request, handed, |spec, rootfs| {
                 let bundle = &request.location.bundle;
                 let node = options::keep(&options, bundle)?;
-                workload::find(spec, rootfs, &self.node(node))
+                let container = workload::Container {
+                    store: ContentStore {
+                        socket: self.containerd.clone(),
+                        namespace: self.namespace.to_string(),
+                    },
+                    id: request.location.id.as_str(),
+                };
+                workload::find(spec, rootfs, &container, &self.node(node))
             })
         })
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use crate::arguments::Arguments;
 use crate::bootstrap::Call;
-use crate::daemon;
+use crate::daemon::{self, Addresses};
 use crate::socket::{self, Socket};
 
 /// Runs in the bundle. Prints nothing but the answer: containerd reads stdout and stderr
@@ -27,7 +27,10 @@ pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             listener,
             path,
             namespace,
-            &call.ttrpc_address,
+            &Addresses {
+                ttrpc: call.ttrpc_address.clone(),
+                grpc: arguments.address.clone(),
+            },
             arguments.debug,
         )?;
     }

@@ -6,11 +6,16 @@ use std::sync::Arc;
 
 use lighter_container::{Guest, GuestProcess, Workload};
 use lighter_core::{ErrorClass, ExitReason, Failure};
-use lighter_image::{Entrypoint, Format, find_entrypoint, find_program};
-use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program};
+use lighter_image::annotations::demands_wasm;
+use lighter_image::{
+    ContentStore, Entrypoint, EntrypointError, Format, find_entrypoint, find_program,
+};
+use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Options, Program};
 use oci_spec::runtime::Spec;
 
 use crate::{allocator, options};
+
+mod layer;
 
 /// Where compiled code is kept. Root's alone: what is in it is run as it is.
 const ARTIFACTS: &str = "/var/lib/lighter/artifacts";
@@ -22,13 +27,49 @@ pub(crate) struct Node<'a> {
     pub(crate) compiler: &'a Path,
 }
 
+/// A container as containerd knows it.
+pub(crate) struct Container<'a> {
+    pub(crate) store: ContentStore,
+    pub(crate) id: &'a str,
+}
+
 /// Finds the container's entrypoint and, if it is Wasm, maps its compiled code.
 ///
-/// Runs in the fork that creates the container, before libcontainer does anything.
-pub(crate) fn find(spec: &Spec, rootfs: &Path, node: &Node<'_>) -> Result<Workload, Failure> {
-    let entrypoint = find_entrypoint(spec, rootfs)
-        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
-    workload(entrypoint, spec, rootfs, node)
+/// Runs in the fork that creates the container, before libcontainer does anything. containerd is
+/// asked about the image only if the rootfs has no such file: most containers never wait for it.
+pub(crate) fn find(
+    spec: &Spec,
+    rootfs: &Path,
+    container: &Container<'_>,
+    node: &Node<'_>,
+) -> Result<Workload, Failure> {
+    let no_file = match find_entrypoint(spec, rootfs) {
+        Ok(entrypoint) => {
+            confirm(&entrypoint, spec)?;
+            return workload(entrypoint, spec, rootfs, node);
+        }
+        Err(error) => error,
+    };
+    let failure = Failure::from_error(ErrorClass::InvalidArgument, &no_file);
+    match no_file {
+        EntrypointError::NoArgs
+        | EntrypointError::NotInPath { .. }
+        | EntrypointError::Missing { .. } => layer::find(spec, container, node, failure),
+        _ => Err(failure),
+    }
+}
+
+/// Refuses what is not Wasm where an annotation says that it is.
+fn confirm(entrypoint: &Entrypoint, spec: &Spec) -> Result<(), Failure> {
+    match demands_wasm(spec) {
+        Some(annotation) if entrypoint.format != Format::Wasm => Err(refuse(
+            &entrypoint.path,
+            &format!(
+                "the annotation {annotation} says that this container is Wasm, but the file is not"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn workload(
@@ -126,11 +167,7 @@ fn head(entrypoint: &Entrypoint) -> Result<Vec<u8>, Failure> {
 }
 
 fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workload, Failure> {
-    let options = options::for_container(&node.options, spec)?;
-    // Wasmtime chains its trap handlers to those that stand when its engine is made.
-    lighter_wasm::exit_on_fatal_signals();
-    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
-        .with_limits(node.options.cache.clone());
+    let (options, cache) = prepare(spec, node)?;
     let name = entrypoint.path.display().to_string();
     let program = Program::load(
         entrypoint.file,
@@ -143,8 +180,18 @@ fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workloa
     Ok(Workload::Guest {
         guest: Box::new(WasmGuest(program)),
         path: entrypoint.path,
-        identity: entrypoint.identity,
+        identity: Some(entrypoint.identity),
     })
+}
+
+/// What every guest needs before its program is loaded.
+fn prepare(spec: &Spec, node: &Node<'_>) -> Result<(Options, ArtifactCache), Failure> {
+    let options = options::for_container(&node.options, spec)?;
+    // Wasmtime chains its trap handlers to those that stand when its engine is made.
+    lighter_wasm::exit_on_fatal_signals();
+    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
+        .with_limits(node.options.cache.clone());
+    Ok((options, cache))
 }
 
 struct WasmGuest(Program);

@@ -3,14 +3,11 @@
 use std::path::Path;
 
 use crate::containerd::Version;
+use crate::run::WASMTIME;
 
 /// Plugins that the tests do not need: without them containerd starts in a fraction of the
 /// time and touches nothing outside of its folder. Unknown names are ignored.
 const DISABLED_PLUGINS: &[&str] = &[
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.cri.v1.images",
-    "io.containerd.cri.v1.runtime",
-    "io.containerd.podsandbox.controller.v1.podsandbox",
     "io.containerd.nri.v1.nri",
     "io.containerd.internal.v1.tracing",
     "io.containerd.tracing.processor.v1.otlp",
@@ -22,8 +19,56 @@ const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.snapshotter.v1.zfs",
 ];
 
+/// The plugins of the CRI, by the names that they have in one version or another.
+const CRI_PLUGINS: &[&str] = &[
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.podsandbox.controller.v1.podsandbox",
+];
+
+/// The name of the image of pods' own containers.
+pub(crate) const PAUSE: &str = "docker.io/lighter/pause:latest";
+
+/// What follows the configuration of a daemon whose CRI is on. Tests' pods are in the host's
+/// network, so that no network plugin is needed.
+fn cri(place: &Path, version: Version) -> String {
+    let place = place.display();
+    // Up to 1.7 one plugin has it all.
+    let (plugin, sandbox) = if version == Version::V2 {
+        let table = r#"[plugins."io.containerd.cri.v1.images".pinned_images]"#;
+        let sandbox = format!("{table}\nsandbox = \"{PAUSE}\"");
+        ("io.containerd.cri.v1.runtime", sandbox)
+    } else {
+        let sandbox = format!("sandbox_image = \"{PAUSE}\"");
+        ("io.containerd.grpc.v1.cri", sandbox)
+    };
+    format!(
+        r#"
+[plugins."{plugin}"]
+# Pods ask for a score below the daemon's own, which takes CAP_SYS_RESOURCE.
+restrict_oom_score_adj = true
+{sandbox}
+[plugins."{plugin}".cni]
+conf_dir = "{place}/cni"
+[plugins."{plugin}".containerd]
+default_runtime_name = "wasmtime"
+[plugins."{plugin}".containerd.runtimes.wasmtime]
+runtime_type = "{WASMTIME}"
+pod_annotations = ["run.oci.handler", "module.wasm.image/*"]
+"#
+    )
+}
+
 /// The text of `config.toml` for a daemon in the folder `place`, with a log of this level.
-pub(crate) fn configuration(place: &Path, version: Version, level: &str) -> String {
+pub(crate) fn configuration(place: &Path, version: Version, level: &str, with_cri: bool) -> String {
+    let mut disabled = DISABLED_PLUGINS.to_vec();
+    let cri = if with_cri {
+        cri(place, version)
+    } else {
+        disabled.extend(CRI_PLUGINS);
+        String::new()
+    };
     let place = place.display();
     let format = if version == Version::V2 { 3 } else { 2 };
     format!(
@@ -32,7 +77,7 @@ root = "{place}/root"
 state = "{place}/state"
 temp = "{place}/temp"
 oom_score = 0
-disabled_plugins = {DISABLED_PLUGINS:?}
+disabled_plugins = {disabled:?}
 
 [grpc]
 address = "{place}/containerd.sock"
@@ -45,6 +90,6 @@ level = "{level}"
 
 [plugins."io.containerd.internal.v1.opt"]
 path = "{place}/opt"
-"#
+{cri}"#
     )
 }

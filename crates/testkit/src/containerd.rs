@@ -67,20 +67,29 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start(version: Version) -> Self {
-        Self::start_in(Sandbox::new(), version, "debug")
+        Self::start_in(Sandbox::new(), version, "debug", false)
+    }
+
+    pub(crate) fn start_with_cri(version: Version) -> Self {
+        Self::start_in(Sandbox::new(), version, "debug", true)
     }
 
     /// The same with log level info, as nodes have it: shims are not told to log everything.
     pub fn start_for_measurements(version: Version) -> Self {
-        Self::start_in(Sandbox::new(), version, "info")
+        Self::start_in(Sandbox::new(), version, "info", false)
     }
 
-    pub(crate) fn start_in(sandbox: Sandbox, version: Version, level: &str) -> Self {
+    pub(crate) fn start_in(
+        sandbox: Sandbox,
+        version: Version,
+        level: &str,
+        with_cri: bool,
+    ) -> Self {
         let folder = version.folder();
         let place = &sandbox.scope.folder;
         fs::write(
             place.join("config.toml"),
-            configuration(place, version, level),
+            configuration(place, version, level, with_cri),
         )
         .expect("write containerd's configuration");
         let daemon = launch(&folder, place);
@@ -98,7 +107,7 @@ impl Containerd {
     fn await_ready(&mut self) {
         let (folder, scope) = (self.folder.clone(), self.sandbox.scope.clone());
         self.daemon
-            .await_ready(|| ctr(&folder, &scope, ["version"]));
+            .await_ready(|| ctr(&folder, &scope.folder, &scope.namespace, ["version"]));
     }
 
     /// Stops the daemon with `signal` (SIGTERM, or SIGKILL for a crash) and starts it again on
@@ -178,7 +187,16 @@ impl Containerd {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        ctr(&self.folder, &self.sandbox.scope, arguments)
+        self.ctr_in(self.namespace(), arguments)
+    }
+
+    /// The same in another containerd namespace.
+    pub(crate) fn ctr_in<I, S>(&self, namespace: &str, arguments: I) -> Call
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        ctr(&self.folder, self.folder(), namespace, arguments)
     }
 
     /// Imports an image and unpacks it.
@@ -199,6 +217,11 @@ impl Containerd {
     /// A container of an imported image, to be run by `ctr run`.
     pub fn run(&self, image: &Image) -> Run<'_> {
         Run::new(self, image.reference())
+    }
+
+    /// The same by the image's name, as it was pulled.
+    pub fn run_reference(&self, reference: &str) -> Run<'_> {
+        Run::new(self, reference.to_owned())
     }
 
     /// The status of a container's task as `ctr tasks list` names it: `CREATED`, `RUNNING`,
@@ -246,16 +269,16 @@ fn socket(place: &Path) -> PathBuf {
     place.join("containerd.sock")
 }
 
-fn ctr<I, S>(folder: &Path, scope: &Scope, arguments: I) -> Call
+fn ctr<I, S>(folder: &Path, place: &Path, namespace: &str, arguments: I) -> Call
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
     let mut all: Vec<OsString> = vec![
         "--address".into(),
-        socket(&scope.folder).into(),
+        socket(place).into(),
         "--namespace".into(),
-        scope.namespace.clone().into(),
+        namespace.into(),
     ];
     all.extend(
         arguments

@@ -31,7 +31,7 @@ impl Docker {
     /// Starts containerd and dockerd and waits until both answer.
     pub fn start() -> Self {
         let folder = daemon(&["docker-"]).join("usr");
-        let containerd = Containerd::start_in(Sandbox::new(), Version::V2, "debug");
+        let containerd = Containerd::start_in(Sandbox::new(), Version::V2, "debug", false);
         let place = containerd.folder();
         fs::write(place.join("daemon.json"), configuration()).expect("write daemon.json");
         fs::create_dir(place.join("cli")).expect("make the folder of docker's configuration");

@@ -15,13 +15,28 @@ const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// An image of one layer, whose archive both `ctr images import` and `docker load` take.
+/// An image, whose archive both `ctr images import` and `docker load` take: one layer of files,
+/// then layers that are no archives.
 #[derive(Clone)]
 pub struct Image {
     name: String,
     platform: (String, String),
     entries: BTreeMap<String, Entry>,
+    blobs: Vec<Blob>,
     config: serde_json::Map<String, Value>,
+    config_type: String,
+    manifest_edit: fn(&mut Value),
+    index_edit: Option<fn(&mut Value)>,
+    without: Vec<String>,
+    beside: Vec<Image>,
+}
+
+/// A layer that is no archive.
+#[derive(Clone)]
+struct Blob {
+    media_type: String,
+    content: Vec<u8>,
+    title: Option<String>,
 }
 
 #[derive(Clone)]
@@ -46,7 +61,13 @@ impl Image {
             name: name.to_owned(),
             platform: ("linux".to_owned(), "amd64".to_owned()),
             entries: BTreeMap::new(),
+            blobs: Vec::new(),
             config: serde_json::Map::new(),
+            config_type: CONFIG_TYPE.to_owned(),
+            manifest_edit: |_| {},
+            index_edit: None,
+            without: Vec::new(),
+            beside: Vec::new(),
         }
     }
 
@@ -177,6 +198,52 @@ impl Image {
         self
     }
 
+    /// Adds a layer of any media type that is `content` as it is, with a title if it has one.
+    pub fn blob(
+        mut self,
+        media_type: &str,
+        content: impl Into<Vec<u8>>,
+        title: Option<&str>,
+    ) -> Self {
+        self.blobs.push(Blob {
+            media_type: media_type.to_owned(),
+            content: content.into(),
+            title: title.map(str::to_owned),
+        });
+        self
+    }
+
+    /// Makes it an artifact: a config of this type and, unless that is the type of images, with
+    /// the digests of its layers and nothing that a client could start.
+    pub fn config_type(mut self, media_type: &str) -> Self {
+        self.config_type = media_type.to_owned();
+        self
+    }
+
+    /// Changes the manifest, to lie for instance.
+    pub fn edit_manifest(mut self, edit: fn(&mut Value)) -> Self {
+        self.manifest_edit = edit;
+        self
+    }
+
+    /// Puts an index in front of the manifest, and changes it: its first entry is the manifest.
+    pub fn edit_index(mut self, edit: fn(&mut Value)) -> Self {
+        self.index_edit = Some(edit);
+        self
+    }
+
+    /// Puts an index in front of the manifest that names this image too, after it.
+    pub fn beside(mut self, other: Image) -> Self {
+        self.beside.push(other);
+        self
+    }
+
+    /// Leaves the content with this digest out of the archive.
+    pub fn without(mut self, digest: &str) -> Self {
+        self.without.push(digest.to_owned());
+        self
+    }
+
     fn set(mut self, key: &str, value: Value) -> Self {
         self.config.insert(key.to_owned(), value);
         self
@@ -192,24 +259,71 @@ impl Image {
         format!("{}/{}", self.platform.0, self.platform.1)
     }
 
-    /// The image as an archive in the OCI layout.
-    pub fn archive(&self) -> Vec<u8> {
-        let layer = self.layer();
-        let platform = json!({ "os": self.platform.0, "architecture": self.platform.1 });
-        let config = bytes(&json!({
+    /// The descriptor of the manifest, and all contents.
+    fn parts(&self) -> (Value, Vec<Vec<u8>>) {
+        let mut contents = Vec::new();
+        let mut layers = Vec::new();
+        let mut diff_ids = Vec::new();
+        if self.blobs.is_empty() || !self.entries.is_empty() {
+            let layer = self.layer();
+            layers.push(descriptor(LAYER_TYPE, &layer));
+            diff_ids.push(digest(&layer));
+            contents.push(layer);
+        }
+        for blob in &self.blobs {
+            let mut entry = descriptor(&blob.media_type, &blob.content);
+            if let Some(title) = &blob.title {
+                entry["annotations"] = json!({ "org.opencontainers.image.title": title });
+            }
+            layers.push(entry);
+            contents.push(blob.content.clone());
+        }
+        let mut config = json!({
             "os": self.platform.0,
             "architecture": self.platform.1,
-            "config": self.config,
-            "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
-        }));
-        let manifest = bytes(&json!({
+        });
+        if self.config_type == CONFIG_TYPE {
+            config["config"] = json!(self.config);
+            config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+        } else {
+            let digests: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
+            config["layerDigests"] = json!(digests);
+        }
+        let config = bytes(&config);
+        let mut manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": descriptor(CONFIG_TYPE, &config),
-            "layers": [descriptor(LAYER_TYPE, &layer)],
-        }));
+            "config": descriptor(&self.config_type, &config),
+            "layers": layers,
+        });
+        (self.manifest_edit)(&mut manifest);
+        let manifest = bytes(&manifest);
         let mut entry = descriptor(MANIFEST_TYPE, &manifest);
-        entry["platform"] = platform;
+        entry["platform"] = json!({ "os": self.platform.0, "architecture": self.platform.1 });
+        contents.extend([config, manifest]);
+        (entry, contents)
+    }
+
+    /// The image as an archive in the OCI layout.
+    pub fn archive(&self) -> Vec<u8> {
+        let (mut entry, mut contents) = self.parts();
+        if self.index_edit.is_some() || !self.beside.is_empty() {
+            let mut entries = vec![entry];
+            for other in &self.beside {
+                let (entry, others) = other.parts();
+                entries.push(entry);
+                contents.extend(others);
+            }
+            let mut index = json!({
+                "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries,
+            });
+            if let Some(edit) = self.index_edit {
+                edit(&mut index);
+            }
+            let index = bytes(&index);
+            entry = descriptor(INDEX_TYPE, &index);
+            contents.push(index);
+        }
         entry["annotations"] = json!({
             "io.containerd.image.name": self.reference(),
             "org.opencontainers.image.ref.name": "latest",
@@ -225,11 +339,12 @@ impl Image {
             &bytes(&json!({ "imageLayoutVersion": "1.0.0" })),
         );
         append(&mut archive, "index.json", &index);
-        for blob in [&config, &manifest, &layer] {
+        contents.retain(|content| !self.without.contains(&digest(content)));
+        for content in &contents {
             append(
                 &mut archive,
-                &digest(blob).replace("sha256:", "blobs/sha256/"),
-                blob,
+                &digest(content).replace("sha256:", "blobs/sha256/"),
+                content,
             );
         }
         archive.into_inner().expect("write to memory")
@@ -287,7 +402,8 @@ fn bytes(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a JSON value can be written")
 }
 
-fn digest(content: &[u8]) -> String {
+/// A digest as images name it: `sha256:` and 64 hexadecimal digits.
+pub fn digest(content: &[u8]) -> String {
     let hash = Sha256::digest(content);
     hash.iter().fold("sha256:".to_owned(), |text, byte| {
         text + &format!("{byte:02x}")

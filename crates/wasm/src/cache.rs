@@ -78,10 +78,15 @@ impl ArtifactCache {
     /// by this process or another one.
     pub(crate) fn artifact(
         &self,
-        source: &Source,
+        source: &Source<'_>,
         choose: &Choose<'_>,
     ) -> Result<Artifact, CacheError> {
         let folder = Folder::open(&self.directory)?;
+        if let Some(digest) = source.digest()
+            && let Some(artifact) = find_by_digest(&folder, digest, choose)?
+        {
+            return Ok(artifact);
+        }
         let limit = self.limits.source_bytes;
         let fingerprint = source.fingerprint(limit).map_err(CacheError::Source)?;
         if let Some(artifact) = find(&folder, fingerprint, choose)? {
@@ -115,6 +120,30 @@ impl ArtifactCache {
             self.prune(self.limits.bytes)?;
         }
         Ok(artifact)
+    }
+
+    /// An empty file without a name, for bytes on their way into the cache.
+    ///
+    /// # Errors
+    /// When the folder cannot be trusted or written.
+    pub fn scratch_file(&self) -> Result<File, FolderError> {
+        let folder = Folder::open(&self.directory)?;
+        let path = folder.work().join(format!("{}.source", std::process::id()));
+        folder::remove(&path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| at(&path, error))?;
+        folder::remove(&path)?;
+        Ok(file)
+    }
+
+    /// The longest Wasm that is accepted.
+    pub fn source_limit(&self) -> u64 {
+        self.limits.source_bytes
     }
 
     /// Forgets an artifact that Wasmtime refuses, so that it is compiled again.
@@ -190,6 +219,26 @@ impl ArtifactCache {
             milliseconds: began.elapsed().as_millis() as u64,
         })
     }
+}
+
+/// The artifact for bytes that were compiled before, of which nothing but the SHA-256 is known.
+/// What they are stands in every artifact that was made of them.
+fn find_by_digest(
+    folder: &Folder,
+    digest: &str,
+    choose: &Choose<'_>,
+) -> Result<Option<Artifact>, CacheError> {
+    for compilation in Compilation::all() {
+        let key = Key::of(digest, compilation);
+        if let Some(artifact) = artifact::open(&folder.code(), &key)? {
+            let wanted = choose(artifact.world).map_err(CacheError::NotAllowed)?;
+            if wanted == compilation {
+                return Ok(Some(artifact));
+            }
+            return Ok(artifact::open(&folder.code(), &Key::of(digest, wanted))?);
+        }
+    }
+    Ok(None)
 }
 
 /// The artifact for bytes that were compiled before.

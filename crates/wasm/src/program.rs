@@ -18,7 +18,7 @@ use crate::link::{component_linker, link_component, link_module, module_linker};
 use crate::options::Options;
 use crate::page_map::PageMap;
 use crate::pool::Pool;
-use crate::source::Source;
+use crate::source::{Fetch, Source};
 use crate::state::State;
 
 /// Why a file cannot be run. Each text names the file as the user wrote it.
@@ -157,7 +157,40 @@ impl Program {
             name: name.to_owned(),
             error,
         })?;
-        let mapped = find_and_map(&source, name, export, cache, &options)?;
+        Self::prepare(&source, name, export, cache, options)
+    }
+
+    /// Makes bytes ready to run that have the SHA-256 `digest` (64 hexadecimal digits), as
+    /// [`Program::load`] does with those of a file. `fetch` gets them if this node has not
+    /// compiled them yet.
+    ///
+    /// # Errors
+    /// [`ProgramError`]; nothing has run then.
+    pub fn load_content(
+        digest: &str,
+        fetch: &Fetch<'_>,
+        name: &str,
+        export: Option<&str>,
+        cache: &ArtifactCache,
+        options: Options,
+    ) -> Result<Self, ProgramError> {
+        Self::prepare(
+            &Source::content(digest, fetch),
+            name,
+            export,
+            cache,
+            options,
+        )
+    }
+
+    fn prepare(
+        source: &Source<'_>,
+        name: &str,
+        export: Option<&str>,
+        cache: &ArtifactCache,
+        options: Options,
+    ) -> Result<Self, ProgramError> {
+        let mapped = find_and_map(source, name, export, cache, &options)?;
         let code = match (&mapped.code, export, mapped.world) {
             (MappedCode::Module(module), ..) => prepare_module(module, name, export)?,
             (MappedCode::Component(component), None, world) if world.is_service() => {
@@ -196,7 +229,7 @@ impl Program {
 
 /// Maps the artifact; one that is damaged is thrown away and compiled again, once.
 fn find_and_map(
-    source: &Source,
+    source: &Source<'_>,
     name: &str,
     export: Option<&str>,
     cache: &ArtifactCache,

@@ -1,5 +1,6 @@
 //! The Wasm file of an image, as bytes that do not change under the compiler.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -60,19 +61,48 @@ impl Fingerprint {
     }
 }
 
+/// Makes a file of bytes that are somewhere else, after having compared them with their digest.
+pub type Fetch<'a> = dyn Fn() -> io::Result<File> + 'a;
+
 /// A regular file. Nothing here moves the file's offset, and nothing but its contents counts:
 /// a volume or a file system of the network can forge times and inode numbers.
-#[derive(Debug)]
-pub(crate) struct Source {
-    file: File,
+///
+/// Or bytes whose SHA-256 is known before they are there: they are fetched when they are needed,
+/// which they are not once they have been compiled.
+pub(crate) struct Source<'a> {
+    file: OnceCell<File>,
+    content: Option<(String, &'a Fetch<'a>)>,
 }
 
-impl Source {
+impl<'a> Source<'a> {
     pub(crate) fn new(file: File) -> io::Result<Self> {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+        Ok(Self {
+            file: OnceCell::from(regular(file)?),
+            content: None,
+        })
+    }
+
+    /// The bytes with the SHA-256 `digest` (64 hexadecimal digits), which `fetch` gets.
+    pub(crate) fn content(digest: &str, fetch: &'a Fetch<'a>) -> Self {
+        Self {
+            file: OnceCell::new(),
+            content: Some((digest.to_owned(), fetch)),
         }
-        Ok(Self { file })
+    }
+
+    /// The SHA-256, if it is known without reading.
+    pub(crate) fn digest(&self) -> Option<&str> {
+        self.content.as_ref().map(|(digest, _)| digest.as_str())
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        if let (None, Some((_, fetch))) = (self.file.get(), &self.content) {
+            // Nobody else is here to set it: a cell is one thread's.
+            let _ = self.file.set(regular(fetch()?)?);
+        }
+        self.file
+            .get()
+            .ok_or_else(|| io::Error::other("there is no file"))
     }
 
     /// The fingerprint of the file as it is now, read in pieces.
@@ -98,7 +128,7 @@ impl Source {
     }
 
     fn check_length(&self, limit: u64) -> io::Result<u64> {
-        let length = self.file.metadata()?.len();
+        let length = self.file()?.metadata()?.len();
         if length > limit {
             return Err(too_long(limit));
         }
@@ -107,11 +137,18 @@ impl Source {
 
     /// Reads to the end of the file, which may come later than its length said.
     fn read(&self, limit: u64, take: impl FnMut(&[u8])) -> io::Result<()> {
-        if read_pieces(&self.file, limit + 1, take)? > limit {
+        if read_pieces(self.file()?, limit + 1, take)? > limit {
             return Err(too_long(limit));
         }
         Ok(())
     }
+}
+
+fn regular(file: File) -> io::Result<File> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
 }
 
 /// Hands over at most `limit` bytes of the file; says how many there were.
@@ -163,7 +200,7 @@ mod tests {
 
     const LIMIT: u64 = 1 << 21;
 
-    fn source(bytes: &[u8]) -> Source {
+    fn source(bytes: &[u8]) -> Source<'static> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         Source::new(file).unwrap()
@@ -184,7 +221,7 @@ mod tests {
         let fingerprint = source.fingerprint(LIMIT).unwrap();
         assert_eq!(fingerprint, Fingerprint::of(&long));
         assert_eq!(source.copy(LIMIT).unwrap(), long);
-        let part = Fingerprint::of_file(&source.file, 300_000).unwrap();
+        let part = Fingerprint::of_file(source.file().unwrap(), 300_000).unwrap();
         assert_eq!(part, Fingerprint::of(&long[..300_000]));
         assert_eq!(
             Fingerprint::of(b"abc").to_string(),
@@ -195,7 +232,7 @@ mod tests {
     #[test]
     fn what_is_no_file_or_too_long_is_refused() {
         let folder = File::open("/").unwrap();
-        let error = Source::new(folder).unwrap_err().to_string();
+        let error = Source::new(folder).err().unwrap().to_string();
         assert!(error.contains("regular file"), "{error}");
         let sparse = tempfile::tempfile().unwrap();
         sparse.set_len(LIMIT + 1).unwrap();
@@ -215,6 +252,28 @@ mod tests {
         let growing = Source::new(File::open("/proc/self/status").unwrap()).unwrap();
         assert!(growing.fingerprint(10).is_err());
         assert!(growing.copy(1 << 20).unwrap().len() > 10);
+    }
+
+    #[test]
+    fn content_is_fetched_once_and_only_when_it_is_needed() {
+        let fetched = std::cell::Cell::new(0);
+        let fetch = || {
+            fetched.set(fetched.get() + 1);
+            let mut file = tempfile::tempfile()?;
+            file.write_all(b"bytes")?;
+            Ok(file)
+        };
+        let source = Source::content("0", &fetch);
+        assert_eq!((source.digest(), fetched.get()), (Some("0"), 0));
+        assert_eq!(
+            source.fingerprint(LIMIT).unwrap(),
+            Fingerprint::of(b"bytes")
+        );
+        assert_eq!(source.copy(LIMIT).unwrap(), b"bytes");
+        assert_eq!(fetched.get(), 1);
+        let fails = || -> io::Result<File> { Err(io::Error::other("gone")) };
+        let error = Source::content("0", &fails).copy(LIMIT).unwrap_err();
+        assert_eq!(error.to_string(), "gone");
     }
 
     #[test]

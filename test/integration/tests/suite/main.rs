@@ -9,6 +9,7 @@ mod events;
 mod exec;
 mod http;
 mod idle;
+mod images;
 mod languages;
 mod limits;
 mod linux;
