@@ -21,7 +21,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-nn test-vm bench bench-http lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm bench bench-http lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -63,6 +63,10 @@ HANDLER ?= wasmtime
 
 test-cri: test-build ## Run critest on containerd's CRI (SUITE=containerd: its own suite; HANDLER=runc)
 	@test/cri/run.sh $(SUITE) $(HANDLER)
+
+# Compiles Kubernetes first, once.
+test-service: test-build ## Test Wasm pods behind a Service, on a real kubelet and kube-proxy
+	@test/kubernetes/run.sh service
 
 # Its runtime for models compiles for minutes, so that the feature has a target of its own.
 test-nn: test-build ## Test the engine with wasi-nn

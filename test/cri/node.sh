@@ -1,20 +1,12 @@
 #!/usr/bin/env bash
-# The inside of run.sh: the first process of the node's namespaces. Makes a node of them, runs
-# the suite, and ends, which ends everything.
+# The inside of run.sh: the first process of the node. Starts what the suite needs, runs it, and
+# ends, which ends everything.
 #
-#   node.sh SUITE HANDLER PLACE LOGS [COMMAND...]
+#   node.sh SUITE HANDLER LOGS [COMMAND...]
 set -euo pipefail
 
-suite=$1 handler=$2 place=$3 logs=$4
-shift 4
-# Whoever started this may have left descriptors open; tests count those of the shim.
-for descriptor in /proc/self/fd/*; do
-    descriptor=${descriptor##*/}
-    # 255 is this script.
-    if [ "$descriptor" -gt 2 ] && [ "$descriptor" -ne 255 ]; then
-        eval "exec $descriptor>&-"
-    fi
-done
+suite=$1 handler=$2 logs=$3
+shift 3
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tools=$LIGHTER_CACHE/cri
@@ -37,31 +29,8 @@ until_there() {
     fail "no $1 after 30 s: $(tail -n 5 "$2")"
 }
 
-# Folders of the machine that get contents of the node's own. The suite knows the names.
-mkdir "$place"/{root,etc,work}
-mount -t tmpfs -o mode=755 run /run
-mount -t tmpfs -o mode=755 lib /var/lib
-mount -t tmpfs -o mode=755 opt /opt
-mount -t overlay -o "lowerdir=/etc,upperdir=$place/etc,workdir=$place/work" etc /etc
-mkdir /var/lib/containerd-test /run/lock
-mount --bind "$place/root" /var/lib/containerd-test
-mkdir -p /opt/cni
-ln -s /usr/lib/cni /opt/cni/bin
 echo 127.0.0.1 localhost "$(hostname)" gcr.io ghcr.io registry.k8s.io >/etc/hosts
 
-# The cgroup namespace's view of each hierarchy.
-mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
-while IFS=: read -r _ controllers _; do
-    case $controllers in
-    '') mkdir /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified ;;
-    *)
-        mkdir "/sys/fs/cgroup/${controllers#name=}"
-        mount -t cgroup -o "${controllers/#name=/none,name=}" cgroup "/sys/fs/cgroup/${controllers#name=}"
-        ;;
-    esac
-done </proc/self/cgroup
-
-ip link set lo up
 mkdir -p /etc/cni/net.d
 cat >/etc/cni/net.d/10-bridge.conflist <<EOF
 {
@@ -82,12 +51,12 @@ cat >/etc/cni/net.d/10-bridge.conflist <<EOF
 EOF
 
 # Everything on this node trusts the registry and nobody else.
-export SSL_CERT_FILE=$place/registry.pem SSL_CERT_DIR=/nonexistent
+export SSL_CERT_FILE=$NODE/registry.pem SSL_CERT_DIR=/nonexistent
 "$tools/registry" /bin/busybox "$tools/pause" "$tools/nnp" "$SSL_CERT_FILE" >"$logs/registry.log" 2>&1 </dev/null &
 until_there "$SSL_CERT_FILE" "$logs/registry.log"
 
 # The handler is also the default: many tests name none.
-cat >"$place/config.toml" <<EOF
+cat >"$NODE/config.toml" <<EOF
 version = 3
 root = "/var/lib/containerd-test"
 state = "/run/containerd-test"
@@ -112,7 +81,7 @@ state = "/run/containerd-test"
 EOF
 # Tests kill it, wait until it is gone, and expect it back.
 while :; do
-    containerd --log-level debug --config "$place/config.toml" || true
+    containerd --log-level debug --config "$NODE/config.toml" || true
     sleep 2
 done >"$logs/containerd.log" 2>&1 </dev/null &
 until_there "$socket" "$logs/containerd.log"
@@ -149,7 +118,7 @@ critest) progress='^[•S]+|^Ran |^ *\[FAIL\]' ;;
 containerd) progress='^ *--- |^panic: ' ;;
 esac
 begin=$SECONDS
-cd "$place"
+cd "$NODE"
 "run_$suite" 2>&1 </dev/null | tee "$logs/tests.log" | grep --line-buffered -aE "$progress" || true
 status=${PIPESTATUS[0]}
 
