@@ -131,6 +131,14 @@ pub fn is_precompiled(first_bytes: &[u8]) -> bool {
 /// [`NotRunnable`] for everything that is not the complete frame of a module or component, and
 /// for those whose imports say that they were made for another runtime.
 pub fn classify(bytes: &[u8]) -> Result<World, NotRunnable> {
+    inspect(bytes).map(|(world, _)| world)
+}
+
+/// The same, with what the binary imports and exports.
+///
+/// # Errors
+/// Those of [`classify`].
+pub fn inspect(bytes: &[u8]) -> Result<(World, Interface), NotRunnable> {
     if is_precompiled(bytes) {
         return Err(NotRunnable::Precompiled);
     }
@@ -159,19 +167,21 @@ pub fn classify(bytes: &[u8]) -> Result<World, NotRunnable> {
             });
         }
     }
-    Ok(if bytes.starts_with(&MODULE_HEADER) {
+    let world = if bytes.starts_with(&MODULE_HEADER) {
         World::Module
     } else {
         interface.world()
-    })
+    };
+    Ok((world, interface))
 }
 
 /// What the outermost binary imports and exports.
-#[derive(Default)]
-struct Interface {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
     /// Module and name. A component's imports have no module.
-    imports: Vec<(String, String)>,
-    exports: Vec<String>,
+    pub imports: Vec<(String, String)>,
+    /// Names. Those of a module are not read.
+    pub exports: Vec<String>,
 }
 
 impl Interface {

@@ -59,7 +59,7 @@ mod state;
 #[cfg(feature = "run")]
 mod stdio;
 
-pub use classify::{NotRunnable, World, classify, is_precompiled, is_wasm};
+pub use classify::{Interface, NotRunnable, World, classify, inspect, is_precompiled, is_wasm};
 pub use engine::{Compilation, EngineError, Variant, configuration};
 
 #[cfg(feature = "run")]
