@@ -4,6 +4,7 @@
 mod bad_input;
 mod command_line;
 mod docker;
+mod dockerfile;
 mod endings;
 mod events;
 mod exec;
@@ -16,6 +17,7 @@ mod network;
 mod nothing_left;
 mod options;
 mod process_model;
+mod registry;
 mod shim;
 mod stdio;
 mod task_api;
