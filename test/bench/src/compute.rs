@@ -30,7 +30,7 @@ struct Subject {
 enum How {
     Container {
         runtime: String,
-        image: Image,
+        image: Box<Image>,
         annotations: &'static [&'static str],
     },
     Program(Vec<String>),
@@ -137,7 +137,7 @@ fn subjects(containerd: &Containerd, given: &Arguments) -> Vec<Subject> {
     let mut container = |name, runtime: &str, annotations| {
         let how = |image: &Image| How::Container {
             runtime: runtime.to_owned(),
-            image: image.clone(),
+            image: Box::new(image.clone()),
             annotations,
         };
         all.push(Subject {
