@@ -21,7 +21,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm bench bench-http lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm bench bench-http bench-images lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -86,6 +86,9 @@ bench: test-build ## Compare start time and memory with runc, into target/bench
 bench-http: test-build ## Compare services and computing guests with others, into target/bench
 	@test/bench/peer/build.sh
 	cargo run --release --locked -p lighter-bench -- start http compute
+
+bench-images: test-build ## Compare sizes of images and the time from pull to the first line with Linux images
+	cargo run --release --locked -p lighter-bench -- images
 
 lint: packages ## Check formatting, clippy and the rules for dependencies
 	cargo fmt --all --check

@@ -5,6 +5,8 @@
 #   $LIGHTER_CACHE/daemons/containerd-1.7.y/     containerd 1.7
 #   $LIGHTER_CACHE/daemons/docker-28.x.y/        dockerd 28.5 or later, docker, docker-proxy,
 #                                                docker-init
+#   $LIGHTER_CACHE/daemons/buildx-0.x.y/         docker's plugin for builds
+#   $LIGHTER_CACHE/daemons/registry-2.x.y/       docker-registry, and crane
 #
 # They are packages of later suites of the archive that this machine's apt already uses, got
 # and verified by apt in a private root; the machine's own sources stay as they are. Those
@@ -26,7 +28,8 @@ have() {
     compgen -G "$daemons/$1/.complete" >/dev/null
 }
 
-if have 'containerd-[2-9].*' && have 'containerd-1.7.*' && have 'docker-*'; then
+if have 'containerd-[2-9].*' && have 'containerd-1.7.*' && have 'docker-*' &&
+    have 'buildx-*' && have 'registry-*'; then
     exit 0
 fi
 
@@ -110,7 +113,9 @@ finish() {
     local folder=$1 binary output
     shift
     for binary in "$@"; do
+        # Some have it as a flag, some as a command.
         output=$("$work/$folder/$binary" --version 2>&1) ||
+            output=$("$work/$folder/$binary" version 2>&1) ||
             fail "$binary of $folder does not run on this system: $output"
     done
     touch "$work/$folder/.complete"
@@ -131,6 +136,11 @@ docker=$(newest docker.io '^(28\.[5-9]|28\.[0-9]{2,}|29|[3-9][0-9])\.')
 [ -n "$containerd_1" ] || fail "no containerd 1.7 in ${suites[*]}, only: $(newest containerd .)"
 [ -n "$docker" ] || fail "no docker.io 28.5 or later in ${suites[*]}, only: $(newest docker.io .)"
 
+buildx=$(newest docker-buildx '^0\.')
+registry=$(newest docker-registry '^2\.')
+[ -n "$buildx" ] || fail "no docker-buildx in ${suites[*]}"
+[ -n "$registry" ] || fail "no docker-registry 2 in ${suites[*]}, only: $(newest docker-registry .)"
+
 for version in "$containerd_2" "$containerd_1"; do
     folder=containerd-$(upstream "$version")
     if ! have "$folder"; then
@@ -146,4 +156,16 @@ if ! have "$folder"; then
     # newer glibc.
     ln -sf tini-static "$work/$folder/usr/bin/docker-init"
     finish "$folder" usr/sbin/dockerd usr/bin/docker usr/bin/docker-init
+fi
+
+folder=buildx-$(upstream "$buildx")
+if ! have "$folder"; then
+    unpack "$folder" "docker-buildx=$buildx"
+    finish "$folder" usr/libexec/docker/cli-plugins/docker-buildx
+fi
+
+folder=registry-$(upstream "$registry")
+if ! have "$folder"; then
+    unpack "$folder" "docker-registry=$registry" crane
+    finish "$folder" usr/bin/docker-registry usr/bin/crane
 fi

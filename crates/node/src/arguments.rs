@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use lighter_wasm::{ArtifactCache, Variant};
 
+use crate::pack::PackArguments;
+
 /// Looks after WebAssembly containers on this node.
 #[derive(Debug, Parser)]
 #[command(name = "lighter", version)]
@@ -35,6 +37,8 @@ pub enum Task {
         #[arg(long, value_parser = variant)]
         variant: Option<Variant>,
     },
+    /// Make an image of a Wasm file, the same bytes each time
+    Pack(PackArguments),
     /// Look after compiled code
     #[command(subcommand)]
     Cache(CacheTask),

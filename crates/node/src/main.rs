@@ -3,6 +3,7 @@
 //! ```text
 //! main -> arguments -> precompile   compile images' programs before they are started
 //!                   -> cache        what is compiled: list, check, remove
+//!                   -> pack         a Wasm file becomes an image
 //!                   -> doctor       what this node lacks
 //! ```
 
@@ -10,6 +11,7 @@ mod arguments;
 mod cache;
 mod doctor;
 mod node;
+mod pack;
 mod precompile;
 mod text;
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     } = Arguments::parse();
     let done = node::Node::new(cache, compiler, options.as_deref()).and_then(|node| match task {
         Task::Precompile { files, variant } => precompile::run(&node, &files, variant),
+        Task::Pack(arguments) => pack::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),
     });

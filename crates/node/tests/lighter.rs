@@ -211,3 +211,130 @@ fn a_wrong_command_line_is_explained() {
         assert!(said.stderr.contains("error"), "{}", said.stderr);
     }
 }
+
+#[test]
+fn an_archive_and_a_folder_hold_the_same_image() {
+    let node = Node::new();
+    let file = node.file("app.wasm", EMPTY);
+    let pack = |output: &str| {
+        let output = node.0.path().join(output);
+        let said = node.lighter(&[
+            "pack",
+            text(&file),
+            "--output",
+            text(&output),
+            "--name",
+            "me/app",
+            "--label",
+            "a=b",
+        ]);
+        assert_eq!(said.status, 0, "{}", said.stderr);
+        (output, said.stdout)
+    };
+    let (archive, said) = pack("app.tar");
+    for part in ["docker.io/me/app:latest", "module", "linux/", "sha256:"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let (folder, said_of_folder) = pack("app");
+    assert_eq!(said.rsplit(' ').next(), said_of_folder.rsplit(' ').next());
+    let unpacked = node.0.path().join("unpacked");
+    fs::create_dir(&unpacked).unwrap();
+    let tar = ["-xf", text(&archive), "-C", text(&unpacked)];
+    assert!(Command::new("tar").args(tar).status().unwrap().success());
+    // Only an archive has what an older Docker reads.
+    fs::remove_file(unpacked.join("manifest.json")).unwrap();
+    let diff = ["-r", text(&folder), text(&unpacked)];
+    assert!(Command::new("diff").args(diff).status().unwrap().success());
+
+    let first = fs::read(&archive).unwrap();
+    pack("app.tar");
+    assert_eq!(first, fs::read(&archive).unwrap());
+    let left: Vec<_> = fs::read_dir(node.0.path()).unwrap().collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+}
+
+#[test]
+fn nothing_of_the_machine_is_in_an_image() {
+    let node = Node::new();
+    let file = node.file("app.wasm", EMPTY);
+    let (one, other) = (node.file("one", b"x"), node.file("other", b"x"));
+    let set = |mode: &str, owner: &str, path: &Path| {
+        for (program, argument) in [("chmod", mode), ("chown", owner)] {
+            let status = Command::new(program).arg(argument).arg(path).status();
+            assert!(status.unwrap().success());
+        }
+    };
+    set("0600", "0:0", &one);
+    set("0664", "1000:1000", &other);
+    let pack = |added: &Path, output: &str, epoch: Option<&str>, umask: &str| {
+        let output = node.0.path().join(output);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
+            .arg(env!("CARGO_BIN_EXE_lighter"))
+            .args(["pack", text(&file), "-o", text(&output), "--file"])
+            .arg(format!("{}:/data", added.display()))
+            .env("TZ", if epoch.is_none() { "UTC" } else { "Asia/Tokyo" });
+        if let Some(epoch) = epoch {
+            command.env("SOURCE_DATE_EPOCH", epoch);
+        }
+        let said = command.output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+        fs::read(output).unwrap()
+    };
+    let first = pack(&one, "1.tar", None, "022");
+    assert_eq!(first, pack(&other, "2.tar", Some("0"), "077"));
+    assert_ne!(first, pack(&one, "3.tar", Some("1"), "022"));
+}
+
+#[test]
+fn what_is_no_program_is_not_packed() {
+    let node = Node::new();
+    let output = node.0.path().join("app.tar");
+    let refuse = |bytes: &[u8], more: &[&str], reason: &str| {
+        let file = node.file("app.wasm", bytes);
+        let said = node.lighter(&[&["pack", text(&file), "-o", text(&output)], more].concat());
+        assert_eq!(said.status, 1, "{reason}");
+        assert!(said.stderr.contains(reason), "{reason} in {}", said.stderr);
+        assert!(!output.exists());
+    };
+    let mut precompiled = b"\x7fELF\x02\x01\x01\xc8\0".to_vec();
+    precompiled.resize(64, 0);
+    refuse(&precompiled, &[], "precompiled");
+    refuse(b"#!/bin/sh\n", &[], "is not a Wasm binary");
+    refuse(b"(module)", &[], "WebAssembly text");
+    refuse(EMPTY, &["--aot"], "lighter precompile");
+    refuse(EMPTY, &["--file", "/:/x"], "no regular file");
+    refuse(EMPTY, &["--file", "/etc/hostname:/app.wasm"], "/app.wasm");
+    let file = ["--form", "artifact", "--file", "/etc/hostname:/name"];
+    refuse(EMPTY, &file, "--file is for --form linux and wasi");
+    let arm = ["--form", "wasi", "--architecture", "arm64"];
+    refuse(EMPTY, &arm, "--architecture is for --form linux");
+    refuse(EMPTY, &["--entrypoint", "/other.wasm"], "/other.wasm");
+
+    let file = node.file("app.wasm", EMPTY);
+    let folder = node.0.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let pack = || node.lighter(&["pack", text(&file), "-o", text(&folder)]);
+    assert_eq!(pack().status, 0, "an empty folder is filled");
+    let said = pack();
+    assert_eq!(said.status, 1);
+    assert!(said.stderr.contains("not empty"), "{}", said.stderr);
+}
+
+#[test]
+fn who_packs_a_component_of_no_world_is_told_how_to_call_it() {
+    let node = Node::new();
+    let file = node.file("app.wasm", b"\0asm\x0d\0\x01\0");
+    let output = node.0.path().join("app.tar");
+    let pack = ["pack", text(&file), "-o", text(&output)];
+    let said = node.lighter(&pack);
+    assert_eq!(said.status, 0);
+    assert!(
+        said.stderr.contains("--entrypoint '/app.wasm#NAME'"),
+        "{}",
+        said.stderr
+    );
+    let said = node.lighter(&[&pack[..], &["--entrypoint", "/app.wasm#f"]].concat());
+    assert_eq!((said.status, said.stderr.as_str()), (0, ""));
+}

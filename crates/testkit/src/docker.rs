@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,11 +31,28 @@ pub struct Docker {
 impl Docker {
     /// Starts containerd and dockerd and waits until both answer.
     pub fn start() -> Self {
+        Self::start_with(true)
+    }
+
+    /// The same with images in dockerd's own store, as engines have it that were upgraded.
+    pub fn start_with_graph_driver() -> Self {
+        Self::start_with(false)
+    }
+
+    fn start_with(containerd_store: bool) -> Self {
         let folder = daemon(&["docker-"]).join("usr");
         let containerd = Containerd::start_in(Sandbox::new(), Version::V2, "debug", false);
         let place = containerd.folder();
-        fs::write(place.join("daemon.json"), configuration()).expect("write daemon.json");
-        fs::create_dir(place.join("cli")).expect("make the folder of docker's configuration");
+        fs::write(place.join("daemon.json"), configuration(containerd_store))
+            .expect("write daemon.json");
+        let plugins = place.join("cli/cli-plugins");
+        fs::create_dir_all(&plugins).expect("make the folder of docker's configuration");
+        let buildx = "usr/libexec/docker/cli-plugins/docker-buildx";
+        symlink(
+            daemon(&["buildx-"]).join(buildx),
+            plugins.join("docker-buildx"),
+        )
+        .expect("link docker's plugin");
         let mut daemon = launch(&folder, &containerd);
         daemon.await_ready(|| docker(&folder, place, ["version"]));
         Self {
@@ -175,9 +193,9 @@ where
         .env("DOCKER_CONFIG", place.join("cli"))
 }
 
-fn configuration() -> String {
+fn configuration(containerd_store: bool) -> String {
     serde_json::json!({
-        "features": { "containerd-snapshotter": true },
+        "features": { "containerd-snapshotter": containerd_store },
         "exec-opts": ["native.cgroupdriver=cgroupfs"],
         "log-level": "info",
     })

@@ -41,7 +41,19 @@ pub fn shim_folder() -> PathBuf {
 /// # Panics
 /// When it has not been built.
 pub fn shim_binary() -> PathBuf {
-    let binary = shim_folder().join("containerd-shim-wasmtime-v1");
+    built("containerd-shim-wasmtime-v1")
+}
+
+/// The program `lighter`.
+///
+/// # Panics
+/// When it has not been built.
+pub fn node_tool() -> PathBuf {
+    built("lighter")
+}
+
+fn built(name: &str) -> PathBuf {
+    let binary = shim_folder().join(name);
     assert!(
         binary.is_file(),
         "{} does not exist: run `make build`, or set LIGHTER_BIN to the folder that has it",

@@ -8,6 +8,7 @@ const USAGE: &str = "usage: lighter-bench [PART...] [OPTION...]
   start    time to the first byte and memory of services, against the peer and others
   http     requests a second, against the peer and others
   compute  a guest that computes, against native code and wasmtime
+  images   size of images and time from pull to the first line, against Linux images
 Without a part: all of them.
 
   --runs N        runc: ctr run --rm of each, alternating (default 30)
@@ -15,9 +16,9 @@ Without a part: all of them.
   --control       runc: runc against runc, which shows how much of a difference is noise
   --starts N      start: starts of each, in turn (default 10)
   --replicas N    start: replicas of each, together (default 20)
-  --rounds N      http, compute: rounds of each, in turn (default 5)
+  --rounds N      http, compute, images: rounds of each, in turn (default 5)
   --seconds N     http: how long each is loaded in a round (default 5)
-  --only TEXT     start, http, compute: subjects whose name contains the text; can be repeated
+  --only TEXT     start, http, compute, images: subjects whose name contains the text; can be repeated
   --out FOLDER    where the tables, the data and the plots go (default target/bench)
 
 Lighter's binaries are those in $LIGHTER_BIN, else in target/dist; the peer's and wasmtime are
@@ -30,6 +31,7 @@ pub(crate) enum Part {
     Start,
     Http,
     Compute,
+    Images,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Arguments {
                 "start" => parsed.parts.push(Part::Start),
                 "http" => parsed.parts.push(Part::Http),
                 "compute" => parsed.parts.push(Part::Compute),
+                "images" => parsed.parts.push(Part::Images),
                 "--runs" => parsed.runs = number(value()?)?,
                 "--containers" => parsed.containers = number(value()?)?,
                 "--starts" => parsed.starts = number(value()?)?,
@@ -86,7 +89,13 @@ impl Arguments {
             }
         }
         if parsed.parts.is_empty() {
-            parsed.parts = vec![Part::Runc, Part::Start, Part::Http, Part::Compute];
+            parsed.parts = vec![
+                Part::Runc,
+                Part::Start,
+                Part::Http,
+                Part::Compute,
+                Part::Images,
+            ];
         }
         Ok(parsed)
     }
@@ -111,7 +120,7 @@ mod tests {
         assert_eq!(given.parts, [Part::Http]);
         assert_eq!(given.rounds, 2);
         assert!(given.wants("the peer") && given.wants("hyper") && !given.wants("lighter"));
-        assert_eq!(read("").expect("nothing is valid").parts.len(), 4);
+        assert_eq!(read("").expect("nothing is valid").parts.len(), 5);
         assert!(read("--rounds 0").is_err() && read("other").is_err());
     }
 }

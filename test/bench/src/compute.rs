@@ -35,7 +35,7 @@ struct Subject {
 enum How {
     Container {
         runtime: String,
-        image: Image,
+        image: Box<Image>,
         flags: Vec<String>,
     },
     Program(Vec<String>),
@@ -143,8 +143,8 @@ fn subjects(containerd: &Containerd, given: &Arguments) -> Vec<Subject> {
     let mut container = |name, runtime: &str, flags: Vec<String>| {
         let how = |image: &Image| How::Container {
             runtime: runtime.to_owned(),
-            image: image.clone(),
-            flags: flags.clone(),
+                image: Box::new(image.clone()),
+                flags: flags.clone(),
         };
         all.push(Subject {
             name,

@@ -2,7 +2,7 @@
 //! table, its data and a plot, and prints the first:
 //!
 //! - `runc`: `bench.md`, `bench.json`, `bench.svg`
-//! - `start`, `http`, `compute`: the same with their names
+//! - `start`, `http`, `compute`, `images`: the same with their names
 
 #![allow(
     clippy::disallowed_methods,
@@ -13,6 +13,7 @@ mod arguments;
 mod compute;
 mod http;
 mod idle;
+mod images;
 mod mounts;
 mod plot;
 mod report;
@@ -53,6 +54,7 @@ fn measure(part: Part, given: &Arguments) -> io::Result<()> {
         Part::Start => http::start(&containerd, given),
         Part::Http => http::throughput(&containerd, given),
         Part::Compute => compute::measure(&containerd, given),
+        Part::Images => images::measure(&containerd, given),
     };
     println!("{}", findings.markdown());
     findings.write(&given.out)

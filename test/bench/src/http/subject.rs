@@ -20,7 +20,7 @@ pub(crate) struct Subject {
 enum How {
     Container {
         runtime: String,
-        image: Image,
+        image: Box<Image>,
         flags: Vec<String>,
     },
     Program(Vec<String>),
@@ -50,7 +50,7 @@ impl Subject {
             name: name.to_owned(),
             how: How::Container {
                 runtime: WASMTIME.to_owned(),
-                image: image.clone(),
+                image: Box::new(image.clone()),
                 flags: flags.collect(),
             },
         }
@@ -62,7 +62,7 @@ impl Subject {
             name: "peer".to_owned(),
             how: How::Container {
                 runtime: peer_binary("containerd-shim-peerwasmtime-v1"),
-                image: image.clone(),
+                image: Box::new(image.clone()),
                 flags: Vec::new(),
             },
         }

@@ -4,6 +4,7 @@
 mod bad_input;
 mod command_line;
 mod docker;
+mod dockerfile;
 mod endings;
 mod events;
 mod exec;
@@ -18,6 +19,7 @@ mod nothing_left;
 mod options;
 mod process_model;
 mod random;
+mod registry;
 mod shim;
 mod stdio;
 mod task_api;

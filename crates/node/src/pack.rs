@@ -1,0 +1,178 @@
+//! `lighter pack`: an image of a Wasm file, the same bytes each time.
+//!
+//! ```text
+//! arguments --read files--> Recipe --image, pure--> Image --output--> archive or folder
+//!                             layer: the tar of files
+//! ```
+
+mod arguments;
+mod form;
+mod image;
+mod layer;
+mod output;
+mod path;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use lighter_wasm::World;
+use oci_spec::distribution::Reference;
+
+pub use arguments::PackArguments;
+
+use crate::text::size;
+use arguments::FileArgument;
+use image::Recipe;
+use layer::Layer;
+use path::ImagePath;
+
+/// The last second of the year 9999: RFC 3339 has no later one.
+const LATEST: u64 = 253_402_300_799;
+
+/// Packs one image and says what it is.
+pub fn run(arguments: &PackArguments) -> Result<(), String> {
+    let program = &arguments.program;
+    let of_program = |fault: &dyn std::fmt::Display| format!("{} {fault}", program.display());
+    if arguments.aot {
+        return Err(of_program(
+            &"is not compiled ahead for an image: a node runs only code that it compiled itself, or a registry could \
+             give it any native code. Pack the .wasm file, and run `lighter precompile` on the node",
+        ));
+    }
+    let bytes = read(program)?;
+    let (world, interface) =
+        lighter_wasm::inspect(&bytes).map_err(|refused| of_program(&refused))?;
+    let recipe = Recipe {
+        form: arguments.form,
+        program: program_path(program)?,
+        bytes,
+        world,
+        interface,
+        files: files(&arguments.files)?,
+        name: arguments.name.as_deref().map(reference).transpose()?,
+        process: arguments.process(),
+        labels: arguments.labels.iter().cloned().collect(),
+        annotations: arguments.annotations.iter().cloned().collect(),
+        architecture: arguments.architecture()?,
+        created: created(std::env::var_os("SOURCE_DATE_EPOCH"))?,
+    };
+    let image = image::image(&recipe)?;
+    output::write(&image, &arguments.output)?;
+    let name = recipe.name.as_ref().map(|name| format!(" {name},"));
+    println!(
+        "{}:{} {} for {}, {world}, {}, {}",
+        arguments.output.display(),
+        name.unwrap_or_default(),
+        recipe.form.title(),
+        image.platform,
+        size(image.bytes()),
+        image.manifest_digest(),
+    );
+    if world == World::Component && !image.names_function {
+        let path = &recipe.program;
+        eprintln!(
+            "lighter: {} exports no command and no service; name the function to call: --entrypoint '{path}#NAME'",
+            program.display()
+        );
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+/// The program is at the root of the image, under its own name.
+fn program_path(program: &Path) -> Result<ImagePath, String> {
+    let name = program.file_name().and_then(|name| name.to_str());
+    name.ok_or_else(|| format!("{} has no name in UTF-8", program.display()))
+        .and_then(|name| format!("/{name}").parse())
+}
+
+/// The files that are added to the program's.
+fn files(arguments: &[FileArgument]) -> Result<Layer, String> {
+    let mut layer = Layer::default();
+    for FileArgument { source, path, mode } in arguments {
+        let metadata = fs::metadata(source)
+            .map_err(|error| format!("{} cannot be read: {error}", source.display()))?;
+        if !metadata.is_file() {
+            return Err(format!(
+                "{} is no regular file: give each file with a --file of its own",
+                source.display()
+            ));
+        }
+        // The other bits depend on the umask of who made the file.
+        let usual = if metadata.permissions().mode() & 0o100 == 0 {
+            0o644
+        } else {
+            0o755
+        };
+        layer.file(path, mode.unwrap_or(usual), read(source)?)?;
+    }
+    Ok(layer)
+}
+
+fn reference(name: &str) -> Result<Reference, String> {
+    let reference: Reference = name
+        .parse()
+        .map_err(|error| format!("--name {name}: {error}"))?;
+    if reference.digest().is_some() {
+        return Err(format!(
+            "--name {name}: a digest follows from the contents; give a tag, or nothing"
+        ));
+    }
+    Ok(reference)
+}
+
+/// The time in the image: the one that all reproducible builds take, else 1970.
+fn created(epoch: Option<std::ffi::OsString>) -> Result<SystemTime, String> {
+    let seconds = match epoch.filter(|text| !text.is_empty()) {
+        None => 0,
+        Some(text) => text
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .filter(|seconds| *seconds <= LATEST)
+            .ok_or_else(|| {
+                format!(
+                    "SOURCE_DATE_EPOCH is {}: it has to be seconds since 1970",
+                    text.display()
+                )
+            })?,
+    };
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_completed_as_docker_does() {
+        for (given, full) in [
+            ("app", "docker.io/library/app:latest"),
+            ("me/app:1", "docker.io/me/app:1"),
+            ("localhost:5000/app", "localhost:5000/app:latest"),
+        ] {
+            assert_eq!(reference(given).unwrap().to_string(), full);
+        }
+        let digest = format!("app@sha256:{}", "0".repeat(64));
+        for wrong in ["", "App", "a b", &digest] {
+            assert!(reference(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_source() {
+        let at = |text: &str| created(Some(text.into()));
+        assert_eq!(created(None), Ok(SystemTime::UNIX_EPOCH));
+        assert_eq!(at(""), Ok(SystemTime::UNIX_EPOCH));
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert_eq!(at("1"), Ok(second));
+        assert!(at(&LATEST.to_string()).is_ok());
+        for wrong in ["-1", "now", "253402300800"] {
+            assert!(at(wrong).unwrap_err().contains(wrong));
+        }
+    }
+}
