@@ -143,8 +143,8 @@ fn subjects(containerd: &Containerd, given: &Arguments) -> Vec<Subject> {
     let mut container = |name, runtime: &str, flags: Vec<String>| {
         let how = |image: &Image| How::Container {
             runtime: runtime.to_owned(),
-                image: Box::new(image.clone()),
-                flags: flags.clone(),
+            image: Box::new(image.clone()),
+            flags: flags.clone(),
         };
         all.push(Subject {
             name,
