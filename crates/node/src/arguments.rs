@@ -38,7 +38,7 @@ pub enum Task {
         variant: Option<Variant>,
     },
     /// Make an image of a Wasm file, the same bytes each time
-    Pack(PackArguments),
+    Pack(Box<PackArguments>),
     /// Look after compiled code
     #[command(subcommand)]
     Cache(CacheTask),
