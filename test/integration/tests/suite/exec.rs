@@ -339,7 +339,7 @@ fn thousands_of_execs_leave_nothing_behind() {
     // One that takes the events: the shim keeps those that have not been taken.
     let containerd = Containerd::start(Version::V2);
     let shim = Shim::start_for(&containerd.folder().join("containerd.sock.ttrpc"));
-    shim.create("a", &shim.spec("a", &["/sleep.wasm", "100"]))
+    shim.create("a", &shim.spec("a", &["/sleep.wasm", "1000"]))
         .unwrap();
     shim.start_task("a").unwrap();
     let process = shim.process(&["/hello.wasm"]);
