@@ -22,9 +22,8 @@ mod mapping;
 mod sources;
 mod trailer;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -129,14 +128,7 @@ impl ArtifactCache {
     pub fn scratch_file(&self) -> Result<File, FolderError> {
         let folder = Folder::open(&self.directory)?;
         let path = folder.work().join(format!("{}.source", std::process::id()));
-        folder::remove(&path)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| at(&path, error))?;
+        let file = folder::create(&path)?;
         folder::remove(&path)?;
         Ok(file)
     }
@@ -166,14 +158,7 @@ impl ArtifactCache {
     ) -> Result<Artifact, CacheError> {
         let unfinished = folder.work().join(format!("{fingerprint}.partial"));
         // A leftover may still be open in the worker of a process that was killed.
-        folder::remove(&unfinished)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished)
-            .map_err(|error| at(&unfinished, error))?;
+        let file = folder::create(&unfinished)?;
         let compiled = self
             .fill(&file, &unfinished, wasm, known.world, key)
             .and_then(|trailer| {

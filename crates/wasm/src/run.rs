@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lighter_core::ExitReason;
 use wasmtime::{Engine, Store};
@@ -63,7 +64,11 @@ impl Program {
         let outcome = match self.code {
             Code::Service(pre) => {
                 let shared = Shared::new(guest, self.options, &self.engine);
-                serve::serve(&name, &self.engine, pre, shared)
+                // tokio panics where it cannot start a thread.
+                catch_unwind(AssertUnwindSafe(|| {
+                    serve::serve(&name, &self.engine, pre, shared)
+                }))
+                .unwrap_or_else(|panic| Err(NotEnded::Panic(panic)))
             }
             _ => on_a_thread(move || self.call(guest)),
         };

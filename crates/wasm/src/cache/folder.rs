@@ -7,9 +7,9 @@
 //!   work/             locks and unfinished files of those who compile
 //! ```
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -108,6 +108,18 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, FolderError> {
     }
     names.sort();
     Ok(names)
+}
+
+/// A new, empty file for this user alone; what was left under its name is removed first.
+pub(super) fn create(path: &Path) -> Result<File, FolderError> {
+    remove(path)?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| at(path, error))
 }
 
 /// Removes a file that another process may remove too.
