@@ -100,12 +100,15 @@ go_module() {
 
 # python WORLD SOURCE OUT: of a copy, as Python leaves compiled code beside what it reads.
 python() {
-    local work=$out/.python.work
+    local work=$out/.python.work wit=$here/wit
+    if [ -d "$(dirname "$2")/wit" ]; then
+        wit=$(dirname "$2")/wit
+    fi
     "$here/tools.sh" "$tools" python &&
         rm -rf "$work" &&
         mkdir "$work" &&
         cp "$2" "$work" &&
-        "$tools/python/bin/componentize-py" --quiet -d "$here/wit" -w "$1" \
+        "$tools/python/bin/componentize-py" --quiet -d "$wit" -w "$1" \
             componentize -p "$work" "$(basename "$2" .py)" -o "$3" &&
         rm -rf "$work"
 }
@@ -158,6 +161,13 @@ for source in "$here"/preview3/*.c; do
     build "$name.wasm" "$source" "$here"/preview3/wit/*.wit "$here"/preview3/wit/deps/*.wit -- \
         bound "$name" "$source" "${reactor[@]}" -o
 done
+composed=$here/composed
+composed_wit=("$composed"/wit/*.wit "$here"/wit/deps/*.wit)
+for source in "$composed"/*.c; do
+    name=$(basename "$source" .c)
+    build "$name.wasm" "$source" "$here"/component/*.h "${composed_wit[@]}" -- \
+        bound "$name" "$source" "${reactor[@]}" -I "$here/component" -o
+done
 for source in "$here"/go/*.go; do
     name=$(basename "$source" .go)
     build "$name.wasm" "$source" -- go_module "$source"
@@ -170,6 +180,8 @@ build http-python.wasm "$python"/{http_python.py,requirements.txt} "${wit[@]}" -
     python http "$python/http_python.py"
 build python-cli.wasm "$python"/{python_cli.py,requirements.txt} "${wit[@]}" -- \
     python command "$python/python_cli.py"
+build greeter-python.wasm "$composed/greeter_python.py" "$python/requirements.txt" \
+    "${composed_wit[@]}" -- python greeter "$composed/greeter_python.py"
 javascript=$here/javascript
 build http-js.wasm "$javascript"/{http-js.js,package-lock.json} "${wit[@]}" -- \
     javascript http "$javascript/http-js.js"

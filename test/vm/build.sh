@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the parts of the test machine, once, of packages of this machine's own apt sources:
 #
-#   $LIGHTER_CACHE/vm/root/          the tree of its root file system: containerd, runc, busybox
+#   $LIGHTER_CACHE/vm/root/          the tree of its root file system: containerd, runc, busybox,
+#                                    systemd
 #   $LIGHTER_CACHE/vm/kernel-VERSION/  vmlinuz, initramfs and lib/modules of a cloud kernel
 #
 # usage: build.sh [VERSION]      the start of the kernel's version, 6.12 for instance; 6.1 is
@@ -25,6 +26,8 @@ packages=(
     iproute2 iptables libsystemd0
     # script(1), for terminals.
     bsdutils
+    # The other init, and the bus that it is asked through.
+    systemd dbus
 )
 # What the machine needs before it has its root file system, where it is no part of the kernel
 # itself; the other modules are in that.
@@ -104,7 +107,49 @@ make_root() {
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     echo 'root:x:0:' >"$root/etc/group"
     echo 'hvc0::sysinit:/lighter/machine.sh' >"$root/etc/inittab"
+    make_units "$root"
     finish root
+}
+
+# make_units ROOT: what systemd starts: the bus and the command. What it usually brings up before
+# them, devices and a journal, would take half a minute here.
+make_units() {
+    local units=$1/etc/systemd/system
+    echo 'messagebus:x:100:100::/nonexistent:/bin/false' >>"$1/etc/passwd"
+    echo 'messagebus:x:100:' >>"$1/etc/group"
+    mkdir -p "$units"
+    cat >"$units/default.target" <<'UNIT'
+[Unit]
+DefaultDependencies=no
+Wants=lighter.service
+UNIT
+    cat >"$units/dbus.socket" <<'UNIT'
+[Unit]
+DefaultDependencies=no
+[Socket]
+ListenStream=/run/dbus/system_bus_socket
+UNIT
+    cat >"$units/dbus.service" <<'UNIT'
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=notify
+ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation
+UNIT
+    cat >"$units/lighter.service" <<'UNIT'
+[Unit]
+DefaultDependencies=no
+Requires=dbus.socket
+After=dbus.socket
+[Service]
+ExecStart=/lighter/machine.sh
+StandardInput=tty-force
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/hvc0
+TasksMax=infinity
+LimitNOFILE=infinity
+UNIT
 }
 
 make_kernel() {

@@ -9,5 +9,7 @@ mount -t proc proc /proc
 modprobe -a virtio_pci virtio_blk virtio_console
 mount -t ext4 /dev/vda /root
 mount -o move /dev /root/dev
+init=/sbin/init
+busybox grep -qw lighter.init=systemd /proc/cmdline && init=/lib/systemd/systemd
 umount /proc
-exec busybox switch_root /root /sbin/init
+exec busybox switch_root /root $init

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs a command as root in a machine of its own that has cgroup v2, and answers its exit status.
 #
-# usage: run.sh [-k VERSION] [-t SECONDS] COMMAND [ARGUMENT]...
+# usage: run.sh [-k VERSION] [-s] [-t SECONDS] COMMAND [ARGUMENT]...
 #
 #   -k   the start of the kernel's version (6.1)
+#   -s   with systemd as init, and containers' cgroups made by it
 #   -t   how long the machine may run (3600)
 #
 #   run.sh suite --test-threads=2 --skip docker::       the integration tests
@@ -20,17 +21,19 @@ here=$(dirname "$(readlink -f "$0")")
 target=${CARGO_TARGET_DIR:-$here/../../target}
 bin=${LIGHTER_BIN:-$target/dist}
 kernel=6.1
+driver=cgroupfs
 limit=3600
 
 fail() {
     echo "run.sh: $*" >&2
     exit 125
 }
-while getopts k:t: option; do
+while getopts k:st: option; do
     case $option in
     k) kernel=$OPTARG ;;
+    s) driver=systemd ;;
     t) limit=$OPTARG ;;
-    *) fail "usage: run.sh [-k VERSION] [-t SECONDS] COMMAND [ARGUMENT]..." ;;
+    *) fail "usage: run.sh [-k VERSION] [-s] [-t SECONDS] COMMAND [ARGUMENT]..." ;;
     esac
 done
 shift $((OPTIND - 1))
@@ -61,6 +64,8 @@ cp -r "$cache/daemons" "$cache/guests" "$here/machine.sh" "$root/lighter/"
 {
     echo 'export LIGHTER_BIN=/lighter/bin LIGHTER_CACHE=/lighter HOME=/root'
     echo 'export PATH=/lighter:/usr/sbin:/usr/bin:/sbin:/bin'
+    # The form of the paths that the tests' containers ask for.
+    echo "export LIGHTER_CGROUP_DRIVER=$driver"
     echo 'cd /root'
     "$interactive" || echo 'stty -opost; exec </dev/null'
     printf '%q ' "$@"
@@ -74,7 +79,7 @@ qemu=(
     qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot
     -machine q35,accel=tcg -cpu max -smp 2 -m 4096
     -kernel "$vm/kernel-$kernel/vmlinuz" -initrd "$vm/kernel-$kernel/initramfs"
-    -append 'console=ttyS0 panic=-1 mitigations=off tsc=reliable clocksource=tsc'
+    -append "console=ttyS0 panic=-1 mitigations=off tsc=reliable clocksource=tsc lighter.init=$driver"
     -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe"
     -serial "file:$work/console" -serial "file:$work/status"
     -chardev stdio,id=terminal,signal=off

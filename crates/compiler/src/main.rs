@@ -7,10 +7,14 @@
 //!         failed with the exit status 1
 //! ```
 //!
+//! Asked to `compose`, it reads several components (see lighter_wasm::composition) and writes the
+//! one that they become, to be compiled by another worker.
+//!
 //! It is given open files and limits, and nothing else: no path but those of its cgroup, no
 //! descriptor beyond those three. Before it reads a byte it gives up what it does not need (see
 //! `confine`).
 
+mod compose;
 mod confine;
 
 use std::hash::{Hash, Hasher};
@@ -18,6 +22,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use lighter_wasm::composition::{self, Composed};
 use lighter_wasm::report::Report;
 use lighter_wasm::{Compilation, World, classify, configuration};
 use sha2::{Digest, Sha256};
@@ -27,7 +32,31 @@ use crate::confine::Limits;
 
 const USAGE: &str = "usage: lighter-compiler command|http|metered|debug[-preview3] \
     MEMORY-BYTES CPU-SECONDS OUTPUT-BYTES [CGROUP-FOLDER]... <WASM >ARTIFACT, \
+    or lighter-compiler compose (the same) <COMPONENTS >WASM, \
     or lighter-compiler --version";
+
+/// What the worker does.
+enum Task {
+    Compile(Compilation),
+    Compose,
+}
+
+impl Task {
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "compose" => Some(Self::Compose),
+            _ => Compilation::from_text(text).map(Self::Compile),
+        }
+    }
+
+    /// Says what it has done.
+    fn run(&self) -> Result<String, String> {
+        match self {
+            Self::Compile(compilation) => compile(*compilation).map(|report| report.to_string()),
+            Self::Compose => compose_input().map(|composed| composed.to_string()),
+        }
+    }
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,12 +64,12 @@ fn main() -> ExitCode {
         println!("lighter-compiler ({})", lighter_wasm::engine::VERSION);
         return ExitCode::SUCCESS;
     }
-    let Some((compilation, limits)) = parse(&arguments) else {
+    let Some((task, limits)) = parse(&arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let (line, status) = match confine::confine(&limits).and_then(|()| compile(compilation)) {
-        Ok(report) => (report.to_string(), ExitCode::SUCCESS),
+    let (line, status) = match confine::confine(&limits).and_then(|()| task.run()) {
+        Ok(report) => (report, ExitCode::SUCCESS),
         Err(error) => (error, ExitCode::FAILURE),
     };
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -48,8 +77,8 @@ fn main() -> ExitCode {
     status
 }
 
-fn parse(arguments: &[String]) -> Option<(Compilation, Limits)> {
-    let [compilation, memory, seconds, output, cgroups @ ..] = arguments else {
+fn parse(arguments: &[String]) -> Option<(Task, Limits)> {
+    let [task, memory, seconds, output, cgroups @ ..] = arguments else {
         return None;
     };
     let limits = Limits {
@@ -58,14 +87,11 @@ fn parse(arguments: &[String]) -> Option<(Compilation, Limits)> {
         output: output.parse().ok()?,
         cgroups: cgroups.iter().map(PathBuf::from).collect(),
     };
-    Some((Compilation::from_text(compilation)?, limits))
+    Some((Task::from_text(task)?, limits))
 }
 
 fn compile(compilation: Compilation) -> Result<Report, String> {
-    let mut wasm = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut wasm)
-        .map_err(|error| format!("cannot read the Wasm from stdin: {error}"))?;
+    let wasm = read_input()?;
     let world = classify(&wasm).map_err(|error| format!("it {error}"))?;
     let engine = Engine::new(&configuration(compilation)).map_err(|error| format!("{error:#}"))?;
     let artifact = match world {
@@ -73,15 +99,41 @@ fn compile(compilation: Compilation) -> Result<Report, String> {
         _ => engine.precompile_component(&wasm),
     }
     .map_err(|error| format!("{error:#}"))?;
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(&artifact)
-        .and_then(|()| stdout.flush())
-        .map_err(|error| format!("cannot write the artifact: {error}"))?;
+    write_output(&artifact)?;
     Ok(Report::new(
         digits(&Sha256::digest(&wasm)),
         hash_of(&engine),
     ))
+}
+
+fn compose_input() -> Result<Composed, String> {
+    let input = read_input()?;
+    let components = composition::read(&input)?;
+    // What panics is caught, and said in a sentence.
+    std::panic::set_hook(Box::new(|_| {}));
+    write_output(&compose::compose(&components)?)?;
+    let digests: Vec<String> = components
+        .iter()
+        .map(|component| digits(&Sha256::digest(component.bytes)))
+        .collect();
+    let identity = composition::identity(digests.iter().map(String::as_str));
+    Ok(Composed::new(digits(&Sha256::digest(identity))))
+}
+
+fn read_input() -> Result<Vec<u8>, String> {
+    let mut input = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut input)
+        .map_err(|error| format!("cannot read the Wasm from stdin: {error}"))?;
+    Ok(input)
+}
+
+fn write_output(output: &[u8]) -> Result<(), String> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(output)
+        .and_then(|()| stdout.flush())
+        .map_err(|error| format!("cannot write the result: {error}"))
 }
 
 /// What Wasmtime says has to be the same for code to fit an engine, as 16 digits.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use libcgroups::common::{CgroupSetup, DEFAULT_CGROUP_ROOT, get_cgroup_setup};
 use libcgroups::v1::ControllerType;
@@ -13,6 +14,8 @@ use crate::manage::ContainerLocation;
 
 /// There when systemd is the host's init (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
+/// How long systemd may take to remove an empty cgroup.
+const SYSTEMD_LIMIT: Duration = Duration::from_secs(2);
 /// Counts kills for want of memory on cgroup v1.
 pub(crate) const MEMORY_EVENTS_V1: &str = "memory.oom_control";
 /// Counts kills for want of memory on cgroup v2.
@@ -160,6 +163,23 @@ fn folders(location: &ContainerLocation) -> Result<Vec<PathBuf>, Failure> {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .map(|entry| entry.path().join(&path));
     Ok(folders.filter(|folder| folder.is_dir()).collect())
+}
+
+/// Whether any hierarchy has the container's cgroup.
+pub(crate) fn exists(location: &ContainerLocation) -> bool {
+    folders(location).is_ok_and(|folders| !folders.is_empty())
+}
+
+/// Waits for a while until systemd, if it made the container's cgroup, has removed it: it answers
+/// before that.
+pub(crate) fn await_systemd(location: &ContainerLocation) {
+    if !location.cgroup_path().is_some_and(|path| is_systemd(&path)) {
+        return;
+    }
+    let end = Instant::now() + SYSTEMD_LIMIT;
+    while exists(location) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Removes the cgroups that a container has made below its own, whose processes have ended. The

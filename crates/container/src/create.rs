@@ -13,7 +13,8 @@ use crate::executor::{ContainerExecutor, Workload};
 use crate::manage::ContainerLocation;
 use crate::memory_limit::{self, MemoryLimit};
 use crate::{
-    cgroup_files, console, cwd, guest_view, manage, memory_watch, native_spec, rootfs, stdio,
+    cgroup_files, console, cwd, devices, guest_view, limits, manage, memory_watch, native_spec,
+    rootfs, stdio,
 };
 
 /// What Create is asked for.
@@ -97,7 +98,16 @@ fn build(
         descriptors,
         memory_limit,
     };
+    let resources = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().clone());
+    let resources = resources.map(limits::possible).transpose()?;
     let mut executed = run_libcontainer(request, &spec, prepared, handed)?;
+    devices::confine(location, &spec)?;
+    if let Some(resources) = resources {
+        limits::complete(location, &resources)?;
+    }
     if is_guest {
         guest_view::seal(executed.pid)?;
     }

@@ -29,6 +29,7 @@ use crate::executor::{ContainerExecutor, Workload};
 use crate::fork::{fork_sibling, pidfd_open};
 use crate::manage::ContainerLocation;
 use crate::memory_limit;
+use crate::native_view::NativeView;
 use crate::{cgroup_files, init, stdio};
 
 /// Most of what is read of a process's description, in bytes.
@@ -87,9 +88,17 @@ fn run(
     let process = load_process(&request.process)?;
     spec.set_process(Some(process.clone()));
     let init = Init::find(request.init)?;
+    let described = spec.clone();
     // The mounts are there already, below the root of init.
     spec.set_mounts(None);
     let workload = workload(&spec, &init.root(), is_guest)?;
+    let view = match workload {
+        // In a user namespace the kernel mounts a procfs only for who sees one already.
+        Workload::Native if is_guest && !init.has_user_namespace() => {
+            NativeView::of(&described, &init.mounts()?)?
+        }
+        _ => None,
+    };
     let memory_limit = if is_guest {
         Some(memory_limit::find(location)?)
     } else {
@@ -127,13 +136,18 @@ fn run(
         .map_err(|error| Failure::internal(format!("cannot make a memory file: {error}")))?;
     let (outcome, report) = pipe2(OFlag::O_CLOEXEC)
         .map_err(|error| Failure::internal(format!("cannot make a pipe: {error}")))?;
+    // Nobody in the container may look into this process, which comes from outside, before it
+    // has become the program. An execve takes this back.
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(|error| Failure::internal(format!("cannot protect the process: {error}")))?;
     join(location, &process, &init)?;
     let executor = ContainerExecutor::new(workload, code, false, memory_limit, diagnosis.clone());
     let child = Child {
         spec: &spec,
         process: &process,
         executor,
-        has_user_namespace: init.namespaces.contains(CloneFlags::CLONE_NEWUSER),
+        view,
+        has_user_namespace: init.has_user_namespace(),
     };
     executed.pid = fork_sibling(|| {
         let failure = child.run(stdio);
@@ -209,6 +223,17 @@ impl Init {
             pidfd,
             namespaces: differing_namespaces(pid).map_err(|_| gone())?,
         })
+    }
+
+    fn has_user_namespace(&self) -> bool {
+        self.namespaces.contains(CloneFlags::CLONE_NEWUSER)
+    }
+
+    /// The table of its mounts (proc_pid_mountinfo(5)).
+    fn mounts(&self) -> Result<String, Failure> {
+        let path = format!("/proc/{}/mountinfo", self.pid);
+        std::fs::read_to_string(&path)
+            .map_err(|error| Failure::internal(format!("cannot read {path}: {error}")))
     }
 
     /// The root of its file system.
@@ -291,6 +316,8 @@ struct Child<'a> {
     spec: &'a Spec,
     process: &'a Process,
     executor: ContainerExecutor,
+    /// What a native program sees in a guest's container.
+    view: Option<NativeView>,
     has_user_namespace: bool,
 }
 
@@ -312,6 +339,9 @@ impl Child<'_> {
         if self.has_user_namespace {
             // The shim's user may have no place in the namespace; its root has.
             set_user(0, 0).map_err(|error| internal("become root", &error))?;
+        }
+        if let Some(view) = &self.view {
+            view.enter()?;
         }
         connect(stdio, syscall)?;
         let no_new_privileges = process.no_new_privileges() == Some(true);

@@ -169,6 +169,11 @@ fn kernel_mounts(table: &str) -> Vec<PathBuf> {
     found
 }
 
+/// All mount points in a mountinfo table, in its order.
+pub(crate) fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
+    table.lines().filter_map(mount_point)
+}
+
 /// The file system type of a mountinfo line: the first field after the separator ` - `.
 fn file_system(line: &str) -> &str {
     let after = line.split_once(" - ").map_or("", |(_, after)| after);

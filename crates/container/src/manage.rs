@@ -207,12 +207,16 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
     if location.state().exists() || location.guest_bundle().exists() || !failures.is_empty() {
         kill_cgroup(location);
         cgroup_files::remove_below(location);
+        cgroup_files::await_systemd(location);
         if let Ok(Some(cgroup)) = location.cgroup()
             && let Err(error) = cgroup.remove()
+            // It may have gone meanwhile, by systemd's hand.
+            && cgroup_files::exists(location)
         {
             failures.push(format!("cgroup: {error}"));
         }
     }
+    cgroup_files::await_systemd(location);
     for folder in [
         location.state(),
         location.guest_bundle(),

@@ -9,6 +9,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, MountBuilder, Spec};
 
 use crate::cgroup_files::{is_unified, plain_path};
 use crate::guest_view::has_own;
+use crate::{devices, limits};
 
 /// The spec with what libcontainer refuses or gets wrong said in another way. Nothing if there
 /// is no such thing in it.
@@ -17,6 +18,8 @@ pub(crate) fn adapt(spec: &Spec) -> Result<Option<Spec>, Failure> {
     adapt_propagation(&mut adapted);
     adapt_privileges(&mut adapted);
     adapt_cgroup_mounts(&mut adapted)?;
+    devices::adapt(&mut adapted)?;
+    limits::adapt(&mut adapted)?;
     Ok((adapted != *spec).then_some(adapted))
 }
 
@@ -161,8 +164,14 @@ mod tests {
 
     #[test]
     fn what_libcontainer_understands_stays() {
+        // Every client denies all devices first.
+        let resources = oci_spec::runtime::LinuxResourcesBuilder::default()
+            .devices(vec![oci_spec::runtime::LinuxDeviceCgroup::default()])
+            .build()
+            .unwrap();
         let linux = |propagation: &str| {
             oci_spec::runtime::LinuxBuilder::default()
+                .resources(resources.clone())
                 .rootfs_propagation(propagation)
                 .build()
                 .unwrap()

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-use libcgroups::common::{CgroupManager, ControllerOpt};
+use libcgroups::common::{AnyCgroupManager, CgroupManager, ControllerOpt};
 use libcgroups::v1::ControllerType;
 use lighter_core::{ErrorClass, Failure};
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup_files::{folder, is_unified};
 use crate::manage::ContainerLocation;
-use crate::memory_limit;
+use crate::{devices, limits, memory_limit};
 
 /// Files that an update may write, by cgroup version and controller. Those that bound each
 /// other come twice, so that one of the two orders is accepted when they are written back.
@@ -62,8 +62,7 @@ const FILES_V2: &[&str] = &[
 /// Changes the container's limits to those that `resources` names, a JSON document of the OCI
 /// runtime specification's `linux.resources`. Runs in a fork of the shim.
 ///
-/// If the kernel refuses one, all others are what they were before, too. Device rules are not
-/// changed: a container's devices are made with it.
+/// If the kernel refuses one, all others are what they were before, too.
 pub fn update(location: &ContainerLocation, resources: &[u8]) -> Result<(), Failure> {
     let refused = |why: &dyn std::fmt::Display| {
         Failure::invalid(format!(
@@ -73,19 +72,37 @@ pub fn update(location: &ContainerLocation, resources: &[u8]) -> Result<(), Fail
     };
     let mut resources: LinuxResources = serde_json::from_slice(resources)
         .map_err(|error| refused(&format!("the resources are malformed: {error}")))?;
+    // libcgroups would deny all devices for a moment on cgroup v1, and leaves v2 alone.
+    let rules = resources
+        .devices()
+        .clone()
+        .filter(|rules| !rules.is_empty());
     resources.set_devices(None);
+    let resources = limits::possible(resources).map_err(|failure| refused(&failure))?;
     let cgroup = location.cgroup_to_change()?;
     let old = Limits::read(location)?;
-    let applied = cgroup.apply(&ControllerOpt {
-        resources: &resources,
-        disable_oom_killer: oom_killer_is_disabled(location),
-        oom_score_adj: None,
-        freezer_state: None,
-    });
-    applied.map_err(|error| {
-        old.write_back();
-        refused(&Failure::from_error(ErrorClass::InvalidArgument, &error))
-    })?;
+    let told = match &cgroup {
+        AnyCgroupManager::Systemd(_) => limits::update_for_systemd(location, &resources)?,
+        _ => resources.clone(),
+    };
+    // The kernel is asked before systemd is told: it may refuse, or take its time to make room,
+    // and nobody else is to wait for that.
+    limits::complete(location, &resources)
+        .and_then(|()| {
+            let options = ControllerOpt {
+                resources: &told,
+                disable_oom_killer: oom_killer_is_disabled(location),
+                oom_score_adj: None,
+                freezer_state: None,
+            };
+            let applied = cgroup.apply(&options);
+            applied.map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))
+        })
+        .and_then(|()| rules.map_or(Ok(()), |rules| devices::change(location, &rules)))
+        .map_err(|failure| {
+            old.write_back();
+            refused(&failure)
+        })?;
     memory_limit::follow(location, &resources)
 }
 

@@ -147,10 +147,11 @@ impl Lifecycle {
     /// it has been answered.
     pub fn accept(&mut self, request: Request) -> Result<(), Failure> {
         use Phase::{Created, Creating, Paused, Pausing, Running, Starting, Stopped};
-        if self.deleting {
-            return Err(precondition("it is being deleted"));
-        }
         match (request, self.phase) {
+            // Only what has ended, or is ended by this, is deleted: a client that stops it
+            // meanwhile has what it wants.
+            (Request::Kill, _) if self.deleting => Err(finished()),
+            _ if self.deleting => Err(precondition("it is being deleted")),
             (_, Creating) => Err(precondition("it is still being created")),
             (Request::Start, Created) => {
                 self.phase = Starting(None);
@@ -163,10 +164,7 @@ impl Lifecycle {
             (Request::Start, Stopped(_)) => Err(precondition(
                 "it has stopped; delete it and create a new one",
             )),
-            (Request::Kill, Stopped(_) | Starting(Some(_))) => Err(Failure::new(
-                ErrorClass::NotFound,
-                "the process has already finished",
-            )),
+            (Request::Kill, Stopped(_) | Starting(Some(_))) => Err(finished()),
             (Request::Delete, Created | Stopped(_)) => {
                 self.deleting = true;
                 Ok(())
@@ -298,6 +296,11 @@ impl Lifecycle {
     pub fn delete_failed(&mut self) {
         self.deleting = false;
     }
+}
+
+/// As containerd and its clients know it, who take it for success.
+fn finished() -> Failure {
+    Failure::new(ErrorClass::NotFound, "the process has already finished")
 }
 
 fn precondition(message: &str) -> Failure {

@@ -1,4 +1,5 @@
-//! Annotations of a container by which other runtimes know that it is Wasm.
+//! Annotations of a container by which other runtimes know that it is Wasm, and those of an
+//! image that mean something here.
 //!
 //! crun (`handler-utils.c`) takes `run.oci.handler: wasm` and `module.wasm.image/variant: compat`
 //! as "this is Wasm, whatever it looks like", and `wasm-smart` and `compat-smart` as "it is, if
@@ -7,6 +8,10 @@
 //! confirm and nothing else: what is not Wasm then is an error.
 
 use oci_spec::runtime::Spec;
+
+/// Asks, with the value `true`, that the Wasm layers of an image are composed: on a manifest for
+/// all containers of the image, on a container for that one, which counts more.
+pub const COMPOSE: &str = "lighter.dev/compose";
 
 /// CRI's word for what a container is in its pod.
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";

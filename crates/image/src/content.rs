@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::layers::{
-    Candidate, Content, Document, FormError, MAX_DOCUMENT, Manifest, Program, Verifier, chain_id,
+    Candidate, Content, Document, FormError, MAX_DOCUMENT, Manifest, Program, Verifier, Wanted,
+    chain_id,
 };
 
 /// For one answer. containerd gives them at once, unless the machine is overloaded.
@@ -63,6 +64,14 @@ pub enum ContentError {
         /// What is wrong.
         error: FormError,
     },
+    /// The image has programs, but not this one.
+    #[error("of the image {image}, {error}")]
+    NoSuchLayer {
+        /// The image's name.
+        image: String,
+        /// Which there are.
+        error: FormError,
+    },
     /// A part of the image is gone.
     #[error(
         "{content} of the image {image} is not in containerd's content store: it was removed, or collected as garbage (with `discard_unpacked_layers`, containerd does that by itself); pull the image again"
@@ -92,29 +101,30 @@ pub enum ContentError {
 }
 
 impl ContentStore {
-    /// The layer that the container `id` runs when `entrypoint` is no file of its rootfs. None
-    /// if its image is files and nothing else, or unknown to containerd.
+    /// The layer that the container `id` runs when what is wanted is no file of its rootfs, by
+    /// the rules of [`Manifest::program`]. None if its image is files and nothing else, or unknown
+    /// to containerd.
     pub fn find(
         &self,
         id: &str,
-        entrypoint: Option<&str>,
+        wanted: Wanted<'_>,
+        compose: Option<bool>,
     ) -> Result<Option<LayerProgram>, ContentError> {
-        self.block_on(|client| async move { self.session(client).find(id, entrypoint).await })
+        self.block_on(|client| async move { self.session(client).find(id, wanted, compose).await })
     }
 
-    /// Writes the layer into `file`, if its bytes are what its descriptor says.
-    pub fn read(&self, layer: &LayerProgram, file: &File) -> Result<(), ContentError> {
+    /// Writes a layer of the image into `file`, if its bytes are what its descriptor says.
+    pub fn read(&self, image: &str, content: &Content, file: &File) -> Result<(), ContentError> {
         self.block_on(|client| async move {
-            let content = &layer.program.content;
             let mut file = file;
             let mut keep = |piece: &[u8]| {
                 file.write_all(piece).map_err(|error| ContentError::Write {
-                    image: layer.image.clone(),
+                    image: image.to_owned(),
                     error,
                 })
             };
             self.session(client)
-                .read(&layer.image, "the layer", content, &mut keep)
+                .read(image, "the layer", content, &mut keep)
                 .await
         })
     }
@@ -180,7 +190,8 @@ impl Session<'_> {
     async fn find(
         &self,
         id: &str,
-        entrypoint: Option<&str>,
+        wanted: Wanted<'_>,
+        compose: Option<bool>,
     ) -> Result<Option<LayerProgram>, ContentError> {
         let Some(container) = self.container(id).await? else {
             return Ok(None);
@@ -192,17 +203,16 @@ impl Session<'_> {
         let form = |error| form(image, error);
         let size = u64::try_from(target.size).unwrap_or(0);
         let root = Content::new(&target.digest, size).map_err(form)?;
-        let program = match self.document(image, &root).await? {
-            Document::Manifest(manifest) => manifest.program(entrypoint).map_err(form)?,
+        let manifest = match self.document(image, &root).await? {
+            Document::Manifest(manifest) => Some(manifest),
             Document::Index(index) => {
-                match self
-                    .of_index(&container, image, index.candidates.into())
+                self.of_index(&container, image, index.candidates.into())
                     .await?
-                {
-                    Some(manifest) => manifest.program(entrypoint).map_err(form)?,
-                    None => None,
-                }
             }
+        };
+        let program = match manifest {
+            Some(manifest) => manifest.program(wanted, compose).map_err(form)?,
+            None => None,
         };
         Ok(program.map(|program| LayerProgram {
             image: image.to_owned(),
@@ -405,9 +415,10 @@ impl Session<'_> {
 }
 
 fn form(image: &str, error: FormError) -> ContentError {
-    ContentError::Form {
-        image: image.to_owned(),
-        error,
+    let image = image.to_owned();
+    match error {
+        FormError::NoSuchLayer { .. } => ContentError::NoSuchLayer { image, error },
+        _ => ContentError::Form { image, error },
     }
 }
 

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::digest::hexadecimal;
 pub use self::digest::{Content, Verifier};
+use crate::annotations::COMPOSE;
 use crate::media_type;
 
 /// Longest index, manifest or config that is read; registries take no longer manifests.
@@ -22,6 +23,10 @@ pub const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// As many images of an index are looked at.
 const MAX_CANDIDATES: usize = 16;
+
+/// As many layers are composed: more is no program that anybody has written, and the work grows
+/// with the square.
+const MAX_COMPOSED: usize = 64;
 
 /// What BuildKit writes on the entry of an index that describes another one.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
@@ -102,7 +107,7 @@ pub enum FormError {
     },
     /// Several programs and nothing that picks one.
     #[error(
-        "it has several Wasm layers, and {asked}; it has {layers}. The entrypoint has to be the title of one (annotation {ANNOTATION_TITLE} of the layer)"
+        "it has several Wasm layers, and {asked}; it has {layers}. The entrypoint has to be the title of one (annotation {ANNOTATION_TITLE} of the layer), also if they are components that import each other and shall be composed (annotation {COMPOSE}=true)"
     )]
     ManyLayers {
         /// What the entrypoint says.
@@ -110,6 +115,20 @@ pub enum FormError {
         /// The layers.
         layers: String,
     },
+    /// An exec of something that is no file and no layer.
+    #[error(
+        "no Wasm layer has this title (annotation {ANNOTATION_TITLE} of the layer); it has {layers}"
+    )]
+    NoSuchLayer {
+        /// The layers.
+        layers: String,
+    },
+    /// An annotation with a value that means nothing.
+    #[error("its manifest has the annotation {COMPOSE}={0:?}: it is true or false")]
+    Annotation(String),
+    /// More components than can be meant.
+    #[error("it has {0} Wasm layers to compose; at most {MAX_COMPOSED} are")]
+    ManyComposed(usize),
     /// A layer that says it holds native code.
     #[error(
         "its layer {layer} is annotated with {annotation}: code that was compiled ahead of time; only code that this node compiled itself is run, so ship the .wasm"
@@ -228,6 +247,8 @@ pub struct Manifest {
     pub config: Content,
     config_type: String,
     layers: Vec<Layer>,
+    /// The value of [`COMPOSE`].
+    compose: Option<String>,
 }
 
 /// A layer, as its manifest describes it.
@@ -239,15 +260,53 @@ struct Layer {
     precompiled: Option<String>,
 }
 
+/// What a process wants to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// The entrypoint of a container, which may have none. It does not have to name the only
+    /// program of its image.
+    Entrypoint(Option<&'a str>),
+    /// The first argument of an exec, which has to name what it wants.
+    Exec(&'a str),
+}
+
+impl<'a> Wanted<'a> {
+    fn name(self) -> Option<&'a str> {
+        match self {
+            Self::Entrypoint(name) => name,
+            Self::Exec(name) => Some(name),
+        }
+    }
+}
+
 /// The layer that a container runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
+    /// The layer.
+    pub layer: WasmLayer,
+    /// The export that `name#export` asks for.
+    pub export: Option<String>,
+    /// The other Wasm layers of the image, if it is to be composed with them.
+    pub others: Vec<WasmLayer>,
+}
+
+/// A layer that is Wasm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WasmLayer {
     /// Its bytes.
     pub content: Content,
     /// What it is called in its image.
     pub title: Option<String>,
-    /// The export that `name#export` asks for.
-    pub export: Option<String>,
+}
+
+impl WasmLayer {
+    /// What it is called in messages, on one line.
+    pub fn name(&self) -> String {
+        match &self.title {
+            Some(title) => short(title),
+            None => self.content.digest(),
+        }
+    }
 }
 
 impl Manifest {
@@ -270,6 +329,10 @@ impl Manifest {
             config: Content::try_from(manifest.config())?,
             config_type: manifest.config().media_type().to_string(),
             layers: layers.collect::<Result<_, _>>()?,
+            compose: manifest
+                .annotations()
+                .as_ref()
+                .and_then(|annotations| annotations.get(COMPOSE).cloned()),
         })
     }
 
@@ -280,9 +343,16 @@ impl Manifest {
             .any(|layer| media_type::is_wasm(&layer.media_type))
     }
 
-    /// The layer that a container with this entrypoint runs: the only one that is Wasm, or the
-    /// one whose title the entrypoint is. `None` if the image is files and nothing else.
-    pub fn program(&self, entrypoint: Option<&str>) -> Result<Option<Program>, FormError> {
+    /// The layer that a process runs: for an entrypoint the only one that is Wasm, or the one
+    /// whose title it is; for an exec the one whose title it is. `None` if the image is files and
+    /// nothing else.
+    ///
+    /// `compose` is what the container's annotation says; otherwise the manifest's counts.
+    pub fn program(
+        &self,
+        wanted: Wanted<'_>,
+        compose: Option<bool>,
+    ) -> Result<Option<Program>, FormError> {
         let mut wasm: Vec<&Layer> = Vec::new();
         for layer in &self.layers {
             if media_type::is_wasm(&layer.media_type)
@@ -291,44 +361,82 @@ impl Manifest {
                 wasm.push(layer);
             }
         }
-        let (name, export) = match entrypoint.and_then(|name| name.rsplit_once('#')) {
+        let asked = wanted.name();
+        let (name, export) = match asked.and_then(|name| name.rsplit_once('#')) {
             Some((name, export)) if !export.is_empty() => (Some(name), Some(export)),
-            _ => (entrypoint, None),
+            _ => (asked, None),
         };
-        let (layer, export) = match wasm.as_slice() {
-            [] if self
-                .layers
-                .iter()
-                .all(|layer| media_type::is_files(&layer.media_type)) =>
+        // A title may have a `#` in it.
+        let titled = match (titled(&wasm, asked), titled(&wasm, name)) {
+            (Some(layer), _) => Some((layer, None)),
+            (None, Some(layer)) => Some((layer, export)),
+            (None, None) => None,
+        };
+        let (layer, export) = match (wasm.as_slice(), wanted, titled) {
+            ([], ..)
+                if self
+                    .layers
+                    .iter()
+                    .all(|layer| media_type::is_files(&layer.media_type)) =>
             {
                 return Ok(None);
             }
-            [] => return Err(self.not_understood()),
-            [only] => (*only, export),
-            // A title may have a `#` in it.
-            several => match (titled(several, entrypoint), titled(several, name)) {
-                (Some(layer), _) => (layer, None),
-                (None, Some(layer)) => (layer, export),
-                (None, None) => return Err(many_layers(several, name)),
-            },
+            ([], ..) => return Err(self.not_understood()),
+            ([only], Wanted::Entrypoint(_), _) => (*only, export),
+            (_, _, Some(found)) => found,
+            (several, Wanted::Entrypoint(_), None) => return Err(many_layers(several, name)),
+            (several, Wanted::Exec(_), None) => {
+                return Err(FormError::NoSuchLayer {
+                    layers: list(several.iter().map(ToString::to_string)),
+                });
+            }
         };
-        if let Some(annotation) = &layer.precompiled {
+        let mut others: Vec<&Layer> = Vec::new();
+        if self.composes(compose)? {
+            others.extend(wasm.iter().filter(|other| !std::ptr::eq(**other, layer)));
+        }
+        if others.len() >= MAX_COMPOSED {
+            return Err(FormError::ManyComposed(wasm.len()));
+        }
+        if let Some((layer, annotation)) = std::iter::once(&layer)
+            .chain(&others)
+            .find_map(|layer| Some((layer, layer.precompiled.as_ref()?)))
+        {
             return Err(FormError::Precompiled {
                 layer: layer.to_string(),
                 annotation: short(annotation),
             });
         }
         Ok(Some(Program {
-            content: layer.content.clone(),
-            title: layer.title.clone(),
+            layer: layer.into(),
             export: export.map(str::to_owned),
+            others: others.into_iter().map(WasmLayer::from).collect(),
         }))
+    }
+
+    /// Whether the layers are to be composed.
+    fn composes(&self, container: Option<bool>) -> Result<bool, FormError> {
+        match (container, self.compose.as_deref()) {
+            (Some(asked), _) => Ok(asked),
+            (None, None | Some("false")) => Ok(false),
+            (None, Some("true")) => Ok(true),
+            (None, Some(other)) => Err(FormError::Annotation(short(other))),
+        }
     }
 
     fn not_understood(&self) -> FormError {
         FormError::NotUnderstood {
             config: short(&self.config_type),
             layers: list(self.layers.iter().map(|layer| short(&layer.media_type))),
+        }
+    }
+}
+
+impl From<&Layer> for WasmLayer {
+    fn from(layer: &Layer) -> Self {
+        Self {
+            content: layer.content.clone(),
+            title: layer.title.clone(),
         }
     }
 }

@@ -14,6 +14,6 @@ pub use content::{ContentError, ContentStore, LayerProgram};
 pub use entrypoint::{Entrypoint, EntrypointError, Format, find_entrypoint, find_program};
 pub use layers::{
     Candidate, Content, Document, FormError, Index, MAX_DOCUMENT, Manifest, Program, Verifier,
-    chain_id,
+    Wanted, WasmLayer, chain_id,
 };
 pub use view::ContainerView;

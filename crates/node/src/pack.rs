@@ -24,7 +24,7 @@ pub use arguments::PackArguments;
 
 use crate::text::size;
 use arguments::FileArgument;
-use image::Recipe;
+use image::{Recipe, Wasm};
 use layer::Layer;
 use path::ImagePath;
 
@@ -41,15 +41,11 @@ pub fn run(arguments: &PackArguments) -> Result<(), String> {
              give it any native code. Pack the .wasm file, and run `lighter precompile` on the node",
         ));
     }
-    let bytes = read(program)?;
-    let (world, interface) =
-        lighter_wasm::inspect(&bytes).map_err(|refused| of_program(&refused))?;
+    let wasm = wasm(program)?;
     let recipe = Recipe {
         form: arguments.form,
-        program: program_path(program)?,
-        bytes,
-        world,
-        interface,
+        components: components(arguments, &wasm)?,
+        program: wasm,
         files: files(&arguments.files)?,
         name: arguments.name.as_deref().map(reference).transpose()?,
         process: arguments.process(),
@@ -58,6 +54,7 @@ pub fn run(arguments: &PackArguments) -> Result<(), String> {
         architecture: arguments.architecture()?,
         created: created(std::env::var_os("SOURCE_DATE_EPOCH"))?,
     };
+    let world = recipe.program.world;
     let image = image::image(&recipe)?;
     output::write(&image, &arguments.output)?;
     let name = recipe.name.as_ref().map(|name| format!(" {name},"));
@@ -71,7 +68,7 @@ pub fn run(arguments: &PackArguments) -> Result<(), String> {
         image.manifest_digest(),
     );
     if world == World::Component && !image.names_function {
-        let path = &recipe.program;
+        let path = &recipe.program.path;
         eprintln!(
             "lighter: {} exports no command and no service; name the function to call: --entrypoint '{path}#NAME'",
             program.display()
@@ -80,14 +77,42 @@ pub fn run(arguments: &PackArguments) -> Result<(), String> {
     Ok(())
 }
 
+/// A Wasm file, which is at the root of the image under its own name.
+fn wasm(file: &Path) -> Result<Wasm, String> {
+    let bytes = read(file)?;
+    let (world, interface) =
+        lighter_wasm::inspect(&bytes).map_err(|refused| format!("{} {refused}", file.display()))?;
+    Ok(Wasm {
+        path: path_of(file)?,
+        bytes,
+        world,
+        interface,
+    })
+}
+
+/// What the program is composed with, on the node.
+fn components(arguments: &PackArguments, program: &Wasm) -> Result<Vec<Wasm>, String> {
+    let files = &arguments.components;
+    let components = files.iter().map(|file| wasm(file));
+    let components: Vec<Wasm> = components.collect::<Result<_, _>>()?;
+    let mut all = std::iter::once(program).chain(&components);
+    let module = all.find(|wasm| wasm.world == World::Module);
+    match module {
+        Some(module) if !components.is_empty() => Err(format!(
+            "{} is a core module, and only components can be composed: make a component of it (`wasm-tools component new`)",
+            module.path.relative()
+        )),
+        _ => Ok(components),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
-/// The program is at the root of the image, under its own name.
-fn program_path(program: &Path) -> Result<ImagePath, String> {
-    let name = program.file_name().and_then(|name| name.to_str());
-    name.ok_or_else(|| format!("{} has no name in UTF-8", program.display()))
+fn path_of(file: &Path) -> Result<ImagePath, String> {
+    let name = file.file_name().and_then(|name| name.to_str());
+    name.ok_or_else(|| format!("{} has no name in UTF-8", file.display()))
         .and_then(|name| format!("/{name}").parse())
 }
 

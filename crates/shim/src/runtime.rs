@@ -40,6 +40,17 @@ impl ForkingRuntime {
         }
     }
 
+    /// As containerd knows it.
+    fn container<'a>(&self, location: &'a ContainerLocation) -> workload::Container<'a> {
+        workload::Container {
+            store: ContentStore {
+                socket: self.containerd.clone(),
+                namespace: self.namespace.to_string(),
+            },
+            id: location.id.as_str(),
+        }
+    }
+
     fn node(&self, options: NodeOptions) -> Node<'_> {
         Node {
             options,
@@ -81,13 +92,7 @@ impl Runtime for ForkingRuntime {
             lighter_container::create(&request, handed, |spec, rootfs| {
                 let bundle = &request.location.bundle;
                 let node = options::keep(&options, bundle)?;
-                let container = workload::Container {
-                    store: ContentStore {
-                        socket: self.containerd.clone(),
-                        namespace: self.namespace.to_string(),
-                    },
-                    id: request.location.id.as_str(),
-                };
+                let container = self.container(&request.location);
                 workload::find(spec, rootfs, &container, &self.node(node))
             })
         })
@@ -107,7 +112,8 @@ impl Runtime for ForkingRuntime {
         fork(|handed| {
             lighter_container::exec(&request, handed, |spec, root, is_guest| {
                 let node = options::kept(&request.location.bundle)?;
-                workload::find_exec(spec, root, is_guest, &self.node(node))
+                let container = self.container(&request.location);
+                workload::find_exec(spec, root, is_guest, &container, &self.node(node))
             })
         })
     }

@@ -8,9 +8,9 @@ use lighter_container::{Guest, GuestProcess, Workload};
 use lighter_core::{ErrorClass, ExitReason, Failure};
 use lighter_image::annotations::demands_wasm;
 use lighter_image::{
-    ContentStore, Entrypoint, EntrypointError, Format, find_entrypoint, find_program,
+    ContentStore, Entrypoint, EntrypointError, Format, Wanted, find_entrypoint, find_program,
 };
-use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Options, Program};
+use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program};
 use oci_spec::runtime::Spec;
 
 use crate::{allocator, options};
@@ -51,12 +51,27 @@ pub(crate) fn find(
         Err(error) => error,
     };
     let failure = Failure::from_error(ErrorClass::InvalidArgument, &no_file);
-    match no_file {
-        EntrypointError::NoArgs
-        | EntrypointError::NotInPath { .. }
-        | EntrypointError::Missing { .. } => layer::find(spec, container, node, failure),
-        _ => Err(failure),
+    if is_no_file(&no_file) {
+        let wanted = Wanted::Entrypoint(first_argument(spec));
+        layer::find(wanted, spec, container, node, failure)
+    } else {
+        Err(failure)
     }
+}
+
+/// Whether what is not there as a file may be a layer.
+fn is_no_file(error: &EntrypointError) -> bool {
+    matches!(
+        error,
+        EntrypointError::NoArgs
+            | EntrypointError::NotInPath { .. }
+            | EntrypointError::Missing { .. }
+    )
+}
+
+fn first_argument(spec: &Spec) -> Option<&str> {
+    let args = spec.process().as_ref()?.args().as_ref()?;
+    args.first().map(String::as_str)
 }
 
 /// Refuses what is not Wasm where an annotation says that it is.
@@ -106,25 +121,36 @@ fn workload(
 }
 
 /// Finds what an exec runs in a container whose root is seen at `root`: in a guest's container
-/// as [`find`] does, in a Linux container native programs only.
+/// as [`find`] does, in a Linux container native programs only. A layer has to be named by its
+/// title: an exec of what is not there must not start the only program once more.
 pub(crate) fn find_exec(
     spec: &Spec,
     root: &Path,
     is_guest: bool,
+    container: &Container<'_>,
     node: &Node<'_>,
 ) -> Result<Workload, Failure> {
-    let entrypoint = find_entrypoint(spec, root).map_err(|error| {
-        let failure = Failure::from_error(ErrorClass::InvalidArgument, &error);
-        if !is_guest {
-            return failure;
+    let entrypoint = match find_entrypoint(spec, root) {
+        Ok(entrypoint) => entrypoint,
+        Err(error) => {
+            let failure = Failure::from_error(ErrorClass::InvalidArgument, &error);
+            if !is_guest {
+                return Err(failure);
+            }
+            let failure = Failure::new(
+                failure.class,
+                format!(
+                    "{failure}; this is a Wasm container, which runs the .wasm files and Wasm layers of its image, and Linux programs only if the image brings them"
+                ),
+            );
+            return match first_argument(spec) {
+                Some(name) if is_no_file(&error) => {
+                    layer::find(Wanted::Exec(name), spec, container, node, failure)
+                }
+                _ => Err(failure),
+            };
         }
-        Failure::new(
-            failure.class,
-            format!(
-                "{failure}; this is a Wasm container, which runs the .wasm files of its image, and Linux programs only if the image brings them"
-            ),
-        )
-    })?;
+    };
     if !is_guest && entrypoint.format == Format::Wasm {
         return Err(refuse(
             &entrypoint.path,
@@ -167,7 +193,8 @@ fn head(entrypoint: &Entrypoint) -> Result<Vec<u8>, Failure> {
 }
 
 fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workload, Failure> {
-    let (options, cache) = prepare(spec, node)?;
+    let options = options::for_container(&node.options, spec)?;
+    let cache = cache(node);
     let name = entrypoint.path.display().to_string();
     let program = Program::load(
         entrypoint.file,
@@ -184,14 +211,12 @@ fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workloa
     })
 }
 
-/// What every guest needs before its program is loaded.
-fn prepare(spec: &Spec, node: &Node<'_>) -> Result<(Options, ArtifactCache), Failure> {
-    let options = options::for_container(&node.options, spec)?;
+/// Where a guest's code comes from. Asked for by whoever is about to load one.
+fn cache(node: &Node<'_>) -> ArtifactCache {
     // Wasmtime chains its trap handlers to those that stand when its engine is made.
     lighter_wasm::exit_on_fatal_signals();
-    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
-        .with_limits(node.options.cache.clone());
-    Ok((options, cache))
+    ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
+        .with_limits(node.options.cache.clone())
 }
 
 struct WasmGuest(Program);

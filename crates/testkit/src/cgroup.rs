@@ -1,8 +1,68 @@
 //! The cgroup file systems of this machine: v1, v2, or both (hybrid).
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// Who makes the cgroups of containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// The runtime: the container `ID` has the cgroup `/NAMESPACE/ID`.
+    Cgroupfs,
+    /// systemd: it is a scope in a slice of the namespace's own.
+    Systemd,
+}
+
+impl Driver {
+    /// The one that tests ask for: `$LIGHTER_CGROUP_DRIVER`, else cgroupfs.
+    ///
+    /// # Panics
+    /// When it names another one.
+    pub fn of_tests() -> Self {
+        match env::var("LIGHTER_CGROUP_DRIVER").as_deref() {
+            Ok("systemd") => Self::Systemd,
+            Ok("cgroupfs" | "") | Err(_) => Self::Cgroupfs,
+            Ok(other) => panic!("LIGHTER_CGROUP_DRIVER is cgroupfs or systemd, not {other}"),
+        }
+    }
+
+    /// What the spec of a container has as `cgroupsPath`.
+    pub fn path(self, namespace: &str, id: &str) -> String {
+        match self {
+            Self::Cgroupfs => format!("/{namespace}/{id}"),
+            Self::Systemd => format!("{}:lighter:{id}", self.top(namespace)),
+        }
+    }
+
+    /// The cgroup of a container, below a hierarchy's root.
+    pub fn folder(self, namespace: &str, id: &str) -> PathBuf {
+        let name = match self {
+            Self::Cgroupfs => id.to_owned(),
+            Self::Systemd => format!("lighter-{id}.scope"),
+        };
+        Path::new(&self.top(namespace)).join(name)
+    }
+
+    /// The cgroup of all containers of a namespace, below a hierarchy's root.
+    pub fn top(self, namespace: &str) -> String {
+        match self {
+            Self::Cgroupfs => namespace.to_owned(),
+            // A dash would make it a slice in a slice.
+            Self::Systemd => format!("{}.slice", namespace.replace('-', "_")),
+        }
+    }
+
+    /// Removes the cgroup of all containers of a namespace. What has processes in it stays.
+    pub fn remove_top(self, namespace: &str) {
+        let top = self.top(namespace);
+        match self {
+            Self::Cgroupfs => remove(&top),
+            // As a kubelet does with the slices of pods.
+            Self::Systemd => drop(Command::new("systemctl").args(["stop", &top]).output()),
+        }
+    }
+}
 
 /// One mounted cgroup hierarchy.
 #[derive(Clone, Debug)]
@@ -52,7 +112,7 @@ pub(crate) fn below(name: &str) -> BTreeSet<PathBuf> {
 }
 
 /// Removes the cgroups of this name with all below it. Those with processes in them stay.
-pub(crate) fn remove(name: &str) {
+fn remove(name: &str) {
     // A path sorts before what is below it, so the reverse order removes the leaves first.
     for path in below(name).iter().rev() {
         let _ = fs::remove_dir(path);

@@ -55,7 +55,7 @@ conf_dir = "{place}/cni"
 default_runtime_name = "wasmtime"
 [plugins."{plugin}".containerd.runtimes.wasmtime]
 runtime_type = "{WASMTIME}"
-pod_annotations = ["run.oci.handler", "module.wasm.image/*"]
+pod_annotations = ["run.oci.handler", "module.wasm.image/*", "lighter.dev/*"]
 "#
     )
 }

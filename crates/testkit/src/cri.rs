@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::call::Call;
+use crate::cgroup::Driver;
 use crate::configuration::PAUSE;
 use crate::containerd::{Containerd, Version};
 use crate::image::Image;
@@ -106,6 +107,7 @@ impl Cri {
         let name = self.containerd.next_id();
         let place = self.containerd.folder();
         let (logs, cgroup) = (place.join("logs"), self.containerd.namespace());
+        let cgroup = Driver::of_tests().top(cgroup);
         fs::create_dir_all(&logs).expect("make the folder of logs");
         // Network mode 2 is the node's.
         let pod = json!({

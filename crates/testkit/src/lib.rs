@@ -47,7 +47,7 @@ mod running;
 mod sandbox;
 
 pub use call::Call;
-pub use cgroup::Hierarchy;
+pub use cgroup::{Driver, Hierarchy};
 pub use containerd::{Containerd, Version};
 pub use cri::{Cri, Ended};
 pub use docker::Docker;

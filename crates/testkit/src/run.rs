@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use crate::call::Call;
+use crate::cgroup::Driver;
 use crate::containerd::Containerd;
 use crate::output::Output;
 use crate::running::Running;
@@ -124,7 +125,14 @@ impl<'a> Run<'a> {
 
     /// The call of `ctr` itself, with the flag `mode`: `--rm`, `--detach`, or neither.
     pub fn call(self, mode: &str) -> Call {
-        let mut all: Vec<OsString> = vec!["run".into(), "--runtime".into(), self.runtime.into()];
+        let driver = Driver::of_tests();
+        let mut all: Vec<OsString> = vec!["run".into()];
+        // runc's shim takes the form of the path from an option of its own.
+        if driver == Driver::Systemd && self.runtime == WASMTIME {
+            let path = driver.path(self.containerd.namespace(), &self.id);
+            all.extend(["--cgroup".into(), path.into()]);
+        }
+        all.extend(["--runtime".into(), self.runtime.into()]);
         if !mode.is_empty() {
             all.push(mode.into());
         }

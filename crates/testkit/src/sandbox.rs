@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
-use crate::cgroup;
+use crate::cgroup::{self, Driver};
 use crate::processes::Process;
 
 /// State of runtimes that is kept outside of a daemon's own folders, by containerd namespace:
@@ -24,7 +24,7 @@ const STATE_ROOTS: [&str; 2] = ["/run/lighter", "/run/containerd/runc"];
 pub struct Scope {
     /// The folder that the daemon's sockets, state and data are in.
     pub folder: PathBuf,
-    /// The containerd namespace; containers are in the cgroup `/NAMESPACE/ID`.
+    /// The containerd namespace; containers are in the cgroup that [`Driver`] makes of it.
     pub namespace: String,
 }
 
@@ -36,7 +36,10 @@ impl Scope {
         process
             .command_line
             .contains(&format!("{}/", self.folder.display()))
-            || process.cgroups.contains(&format!(":/{}/", self.namespace))
+            || [Driver::Cgroupfs, Driver::Systemd].iter().any(|driver| {
+                let top = driver.top(&self.namespace);
+                process.cgroups.contains(&format!(":/{top}/"))
+            })
     }
 
     /// The processes that the daemon started, and the daemon.
@@ -59,7 +62,8 @@ impl Scope {
 
     /// The cgroups of containers, in all hierarchies.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        cgroup::below(&self.namespace).into_iter().collect()
+        let tops = [Driver::Cgroupfs, Driver::Systemd].map(|driver| driver.top(&self.namespace));
+        tops.iter().flat_map(|top| cgroup::below(top)).collect()
     }
 
     /// The state folders of runtimes for this namespace, outside of the daemon's folder.
@@ -128,7 +132,10 @@ impl Scope {
         for mount in self.mounts().iter().rev() {
             let _ = umount2(mount, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
         }
-        cgroup::remove(&self.namespace);
+        Driver::Cgroupfs.remove_top(&self.namespace);
+        if Driver::of_tests() == Driver::Systemd {
+            Driver::Systemd.remove_top(&self.namespace);
+        }
         for folder in self.state_folders() {
             let _ = fs::remove_dir_all(folder);
         }

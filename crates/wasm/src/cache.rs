@@ -10,6 +10,9 @@
 //!                  nothing or no artifact --+--> lock, SHA-256, classify, compile, evict
 //!                                                 (work/)
 //! ```
+//!
+//! Components that become one are found as bytes are, by the BLAKE3 of their digests; if nothing
+//! is known, the worker composes them first, and what it has made are bytes like any.
 
 mod artifact;
 mod care;
@@ -36,7 +39,7 @@ use self::trailer::Trailer;
 use crate::classify::{World, classify};
 use crate::compile::{self, CompileError};
 use crate::engine::Compilation;
-use crate::source::{Digest, Fingerprint, Source};
+use crate::source::{Composition, Digest, Fingerprint, Source};
 
 pub(crate) use self::artifact::Artifact;
 pub use self::care::{Details, Entry, Pruned};
@@ -81,25 +84,35 @@ impl ArtifactCache {
         choose: &Choose<'_>,
     ) -> Result<Artifact, CacheError> {
         let folder = Folder::open(&self.directory)?;
+        if let Some(composition) = source.components() {
+            return self.composed(&folder, composition, choose);
+        }
         if let Some(digest) = source.digest()
             && let Some(artifact) = find_by_digest(&folder, digest, choose)?
         {
             return Ok(artifact);
         }
+        Ok(self.of_bytes(&folder, source, choose)?.0)
+    }
+
+    /// The artifact for the bytes of `source`, and what is known of them.
+    fn of_bytes(
+        &self,
+        folder: &Folder,
+        source: &Source<'_>,
+        choose: &Choose<'_>,
+    ) -> Result<(Artifact, Known), CacheError> {
         let limit = self.limits.source_bytes;
         let fingerprint = source.fingerprint(limit).map_err(CacheError::Source)?;
-        if let Some(artifact) = find(&folder, fingerprint, choose)? {
-            return Ok(artifact);
+        if let Some(found) = find(folder, fingerprint, choose)? {
+            return Ok(found);
         }
         // Whoever starts the same program now waits here, with nothing of it in memory.
-        let lock = Lock::take(&folder.work().join(format!("{fingerprint}.lock")))?;
-        if let Some(artifact) = find(&folder, fingerprint, choose)? {
-            return Ok(artifact);
+        let lock = lock(folder, fingerprint)?;
+        if let Some(found) = find(folder, fingerprint, choose)? {
+            return Ok(found);
         }
-        // And others until it is their turn, so that pods do not take a node's memory by many
-        // programs that are new to it.
-        let place = fingerprint.spread(self.limits.at_a_time);
-        let turn = Lock::take(&folder.work().join(format!("turn-{place}.lock")))?;
+        let turn = self.turn(folder, fingerprint)?;
         let wasm = source.copy(limit).map_err(CacheError::Source)?;
         if Fingerprint::of(&wasm) != fingerprint {
             let changed = io::Error::other("it is written to while it is being read");
@@ -110,15 +123,65 @@ impl ArtifactCache {
         let key = Key::of(&known.digest, compilation);
         let artifact = match artifact::open(&folder.code(), &key)? {
             Some(artifact) => artifact,
-            None => self.compile(&folder, fingerprint, wasm, &known, key)?,
+            None => self.compile(folder, fingerprint, wasm, &known, key)?,
         };
-        sources::note(&folder, fingerprint, &known)?;
+        sources::note(folder, fingerprint, &known)?;
         turn.release();
         lock.release();
         if artifact.is_new {
             self.prune(self.limits.bytes)?;
         }
+        Ok((artifact, known))
+    }
+
+    /// The artifact for what components become. What they became before is known by their
+    /// digests, so that none of them is read then.
+    fn composed(
+        &self,
+        folder: &Folder,
+        composition: &Composition<'_>,
+        choose: &Choose<'_>,
+    ) -> Result<Artifact, CacheError> {
+        let identity = composition.identity();
+        let fingerprint = Fingerprint::of_composition(&identity);
+        if let Some((artifact, _)) = find(folder, fingerprint, choose)? {
+            return Ok(artifact);
+        }
+        let lock = lock(folder, fingerprint)?;
+        if let Some((artifact, _)) = find(folder, fingerprint, choose)? {
+            return Ok(artifact);
+        }
+        let turn = self.turn(folder, fingerprint)?;
+        let source = self.compose(composition, &identity)?;
+        turn.release();
+        let (artifact, known) = self.of_bytes(folder, &source, choose)?;
+        sources::note(folder, fingerprint, &known)?;
+        lock.release();
         Ok(artifact)
+    }
+
+    /// Has the worker make one component of several.
+    fn compose(
+        &self,
+        composition: &Composition<'_>,
+        identity: &str,
+    ) -> Result<Source<'static>, CacheError> {
+        let limit = self.limits.source_bytes;
+        let input = composition.input(limit).map_err(CacheError::Source)?;
+        let file = self.scratch_file()?;
+        let composed = compile::compose(&self.compiler, input, &file, &self.limits)
+            .map_err(CacheError::Compose)?;
+        if composed.identity != Digest::of(identity.as_bytes()).to_string() {
+            return Err(CacheError::Compose(CompileError::OtherSource));
+        }
+        Source::new(file).map_err(CacheError::Source)
+    }
+
+    /// Waits until this compilation may run, so that pods do not take a node's memory by many
+    /// programs that are new to it.
+    fn turn(&self, folder: &Folder, fingerprint: Fingerprint) -> Result<Lock, FolderError> {
+        let place = fingerprint.spread(self.limits.at_a_time);
+        Lock::take(&folder.work().join(format!("turn-{place}.lock")))
     }
 
     /// An empty file without a name, for bytes on their way into the cache.
@@ -226,16 +289,22 @@ fn find_by_digest(
     Ok(None)
 }
 
-/// The artifact for bytes that were compiled before.
+/// Whoever holds it is the only one who compiles these bytes.
+fn lock(folder: &Folder, fingerprint: Fingerprint) -> Result<Lock, FolderError> {
+    Lock::take(&folder.work().join(format!("{fingerprint}.lock")))
+}
+
+/// The artifact for bytes that were compiled before, and what is known of them.
 fn find(
     folder: &Folder,
     fingerprint: Fingerprint,
     choose: &Choose<'_>,
-) -> Result<Option<Artifact>, CacheError> {
+) -> Result<Option<(Artifact, Known)>, CacheError> {
     let Some(known) = sources::find(folder, fingerprint)? else {
         return Ok(None);
     };
     let compilation = choose(known.world).map_err(CacheError::NotAllowed)?;
     let key = Key::of(&known.digest, compilation);
-    Ok(artifact::open(&folder.code(), &key)?)
+    let artifact = artifact::open(&folder.code(), &key)?;
+    Ok(artifact.map(|artifact| (artifact, known)))
 }

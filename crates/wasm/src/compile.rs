@@ -1,4 +1,5 @@
-//! Runs the compile worker: Wasm in on its stdin, an artifact out on its stdout.
+//! Runs the compile worker: Wasm in on its stdin, an artifact out on its stdout. Or components in
+//! and the one that they become out.
 //!
 //! Nothing but open files and limits is handed over, so the worker needs no path of the host
 //! but its cgroup's, and no privilege. What it says on stderr is its report or the cause of
@@ -19,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::cgroup::Cgroup;
 use crate::cache::CacheLimits;
+use crate::composition::Composed;
 use crate::engine::{Compilation, VERSION};
 use crate::report::Report;
 use crate::source;
@@ -87,9 +89,37 @@ pub(crate) fn compile(
 ) -> Result<Report, CompileError> {
     let input = source::sealed(&wasm)?;
     drop(wasm);
+    let text = work(compiler, &compilation.to_string(), input, artifact, limits)?;
+    check_release(compiler, Report::parse(&text), |report| &report.version)
+}
+
+/// Composes the components that stand in `input` (see `composition`) into the empty file `wasm`.
+pub(crate) fn compose(
+    compiler: &Path,
+    input: File,
+    wasm: &File,
+    limits: &CacheLimits,
+) -> Result<Composed, CompileError> {
+    let text = work(compiler, COMPOSE, input, wasm, limits)?;
+    check_release(compiler, Composed::parse(&text), |composed| {
+        &composed.version
+    })
+}
+
+/// The first argument of a worker that composes.
+const COMPOSE: &str = "compose";
+
+/// Has a worker do `task`, and returns what it says after it has succeeded.
+fn work(
+    compiler: &Path,
+    task: &str,
+    input: File,
+    output: &File,
+    limits: &CacheLimits,
+) -> Result<String, CompileError> {
     let deadline = Instant::now() + Duration::from_secs(limits.seconds);
     let cgroup = Cgroup::make(limits)?;
-    let mut child = start(compiler, compilation, input, artifact, limits, &cgroup)?;
+    let mut child = start(compiler, task, input, output, limits, &cgroup)?;
     let finished = supervise(&mut child, deadline);
     if !matches!(finished, Ok(Some(_))) {
         // An error here means that it has ended by itself meanwhile.
@@ -98,7 +128,7 @@ pub(crate) fn compile(
     }
     match finished? {
         None => Err(CompileError::TimeLimit(limits.seconds)),
-        Some((status, text)) if status.success() => report(compiler, &text),
+        Some((status, text)) if status.success() => Ok(text),
         Some((status, text)) => Err(failure(status, text, limits, &cgroup)),
     }
 }
@@ -109,15 +139,15 @@ pub(crate) fn compile(
 )]
 fn start(
     compiler: &Path,
-    compilation: Compilation,
+    task: &str,
     input: File,
-    artifact: &File,
+    output: &File,
     limits: &CacheLimits,
     cgroup: &Cgroup,
 ) -> Result<Child, CompileError> {
     let cores = cgroup::cores(limits);
     Command::new(compiler)
-        .arg(compilation.to_string())
+        .arg(task)
         .args(
             [
                 limits.memory,
@@ -132,7 +162,7 @@ fn start(
         .env("RAYON_NUM_THREADS", cores.to_string())
         .current_dir("/")
         .stdin(input)
-        .stdout(artifact.try_clone()?)
+        .stdout(output.try_clone()?)
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| match error.kind() {
@@ -141,12 +171,16 @@ fn start(
         })
 }
 
-/// What a worker that succeeded has said.
-fn report(compiler: &Path, text: &str) -> Result<Report, CompileError> {
+/// What a worker that succeeded has said, if it is of this release.
+fn check_release<T>(
+    compiler: &Path,
+    said: Option<T>,
+    version: impl Fn(&T) -> &String,
+) -> Result<T, CompileError> {
     let other = |version: &str| CompileError::OtherRelease(compiler.to_owned(), version.to_owned());
-    match Report::parse(text) {
-        Some(report) if report.version == VERSION => Ok(report),
-        Some(report) => Err(other(&report.version)),
+    match said {
+        Some(said) if version(&said) == VERSION => Ok(said),
+        Some(said) => Err(other(version(&said))),
         None => Err(other("it does not report what it did")),
     }
 }

@@ -10,10 +10,14 @@
 //!  Program: mapped code, imports checked --run--> ExitReason
 //! ```
 //!
+//! Several components of an image become one before that, in the worker too
+//! (`Program::load_composition`).
+//!
 //! This crate contains no compiler: Cranelift is linked into `lighter-compiler` only, which uses
 //! this crate without its feature `run`.
 
 pub mod classify;
+pub mod composition;
 pub mod engine;
 pub mod report;
 
@@ -30,6 +34,8 @@ pub mod signals;
 mod budget;
 #[cfg(feature = "run")]
 mod clock;
+#[cfg(feature = "run")]
+mod clusters;
 #[cfg(feature = "run")]
 mod compile;
 #[cfg(feature = "run")]
@@ -55,6 +61,8 @@ mod run;
 #[cfg(feature = "run")]
 mod serve;
 #[cfg(feature = "run")]
+mod slots;
+#[cfg(feature = "run")]
 mod source;
 #[cfg(feature = "run")]
 mod state;
@@ -78,3 +86,5 @@ pub use program::{Program, ProgramError};
 pub use run::Guest;
 #[cfg(feature = "run")]
 pub use signals::exit_on_fatal_signals;
+#[cfg(feature = "run")]
+pub use source::{Composition, Part};

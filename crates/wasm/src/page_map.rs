@@ -57,27 +57,27 @@ impl PageMap {
     }
 
     /// From now on Wasmtime sees the pages of the calling process. No guest has run yet.
+    /// Returned are the map, and the table of this process's mappings.
     ///
     /// # Errors
     /// Nothing may run then: what one instance wrote could be seen by the next.
-    pub(crate) fn follow(self) -> io::Result<()> {
+    pub(crate) fn follow(self) -> io::Result<(OwnedFd, File)> {
         // The files of a process that has changed its user are root's until its next execve.
         let before = prctl::get_dumpable()?;
         prctl::set_dumpable(true)?;
-        let opened = openat(
-            &self.proc,
-            "self/pagemap",
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        );
+        let open = |path: &str| {
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            openat(&self.proc, path, flags, Mode::empty())
+        };
+        let opened = (open("self/pagemap"), open("self/maps"));
         prctl::set_dumpable(before)?;
-        let own: OwnedFd = opened?;
+        let (own, maps) = (opened.0?, opened.1?);
         // SAFETY: both are open. Wasmtime's `File` goes on owning the number, and nobody uses it
         // meanwhile.
         if unsafe { libc::dup2(own.as_raw_fd(), self.descriptor) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(())
+        Ok((own, maps.into()))
     }
 }
 

@@ -15,13 +15,15 @@ const TABLES: u32 = 16;
 const CORE_INSTANCES: u32 = 256;
 
 /// Bytes that all idle slots may keep together, if all of them were in use at a time once.
-const KEPT: u64 = 256 << 20;
+const KEPT: u64 = 512 << 20;
 /// The part of a limited container's memory that they may.
 const SHARE_KEPT: u64 = 4;
 /// Bytes that one idle slot may keep. A page costs far more when it is taken from the system
 /// again than when it is cleared.
 const LEAST_KEPT: u64 = 64 << 10;
 const MOST_KEPT: u64 = 4 << 20;
+/// The same of a table: enough for the 6,000 functions of an interpreter.
+const TABLE_KEPT: usize = 64 << 10;
 /// Without a page map all that a slot keeps is cleared, whether it was written to or not.
 const KEPT_WITHOUT_PAGE_MAP: u64 = 128 << 10;
 
@@ -62,7 +64,7 @@ impl Pool {
             .max_core_instance_size(4 << 20)
             .table_elements(100_000)
             .linear_memory_keep_resident(self.kept as usize)
-            .table_keep_resident(16 << 10)
+            .table_keep_resident(TABLE_KEPT)
             .pagemap_scan(match self.page_map {
                 Some(_) => Enabled::Yes,
                 None => Enabled::No,
@@ -70,9 +72,11 @@ impl Pool {
         InstanceAllocationStrategy::Pooling(pool)
     }
 
-    /// What has to be brought along into the container's process.
-    pub(crate) fn into_page_map(self) -> Option<PageMap> {
-        self.page_map
+    /// What has to be brought along into the container's process, and the bytes that an idle
+    /// slot may keep.
+    pub(crate) fn into_page_map(self) -> Option<(PageMap, usize)> {
+        let kept = self.kept as usize;
+        self.page_map.map(|page_map| (page_map, kept))
     }
 }
 
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn idle_slots_keep_a_bounded_part_of_the_memory() {
-        assert_eq!(kept(128, None, true), 2 << 20);
+        assert_eq!(kept(256, None, true), 2 << 20);
         assert_eq!(kept(128, None, false), 128 << 10);
         assert_eq!(kept(4, None, true), 4 << 20);
         assert_eq!(kept(128, Some(128 << 20), true), 256 << 10);

@@ -18,7 +18,7 @@ use crate::link::{component_linker, link_component, link_module, module_linker};
 use crate::options::Options;
 use crate::page_map::PageMap;
 use crate::pool::Pool;
-use crate::source::{Fetch, Source};
+use crate::source::{Composition, Fetch, Source};
 use crate::state::State;
 
 /// Why a file cannot be run. Each text names the file as the user wrote it.
@@ -85,9 +85,10 @@ pub struct Program {
     pub(crate) code: Code,
     pub(crate) options: Options,
     pub(crate) engine: Engine,
-    pub(crate) page_map: Option<PageMap>,
+    /// With the bytes that an idle slot may keep.
+    pub(crate) page_map: Option<(PageMap, usize)>,
     /// Locks the artifact, so that it is not evicted while this process maps it.
-    _artifact: File,
+    pub(crate) artifact: File,
 }
 
 /// The kinds of programs, with the function that starts each.
@@ -114,20 +115,28 @@ struct Mapped {
     code: MappedCode,
     world: World,
     engine: Engine,
-    page_map: Option<PageMap>,
+    page_map: Option<(PageMap, usize)>,
     artifact: File,
 }
 
 impl Mapped {
-    fn new(code: MappedCode, engine: Engine, pool: Option<Pool>, artifact: Artifact) -> Self {
+    fn new(loaded: Loaded, pool: Option<Pool>, world: World) -> Self {
+        let Loaded { code, engine, file } = loaded;
         Self {
             code,
-            world: artifact.world,
+            world,
             engine,
             page_map: pool.and_then(Pool::into_page_map),
-            artifact: artifact.file,
+            artifact: file,
         }
     }
+}
+
+/// Code, its engine, and the file that it is mapped from.
+struct Loaded {
+    code: MappedCode,
+    engine: Engine,
+    file: File,
 }
 
 enum MappedCode {
@@ -183,6 +192,22 @@ impl Program {
         )
     }
 
+    /// Makes components ready to run that become one, as [`Program::load`] does with a file. They
+    /// are neither fetched nor composed if this node has compiled the same ones before.
+    ///
+    /// # Errors
+    /// [`ProgramError`]; nothing has run then.
+    pub fn load_composition(
+        composition: Composition<'_>,
+        name: &str,
+        export: Option<&str>,
+        cache: &ArtifactCache,
+        options: Options,
+    ) -> Result<Self, ProgramError> {
+        let source = Source::composition(composition);
+        Self::prepare(&source, name, export, cache, options)
+    }
+
     fn prepare(
         source: &Source<'_>,
         name: &str,
@@ -213,7 +238,7 @@ impl Program {
             options,
             engine: mapped.engine,
             page_map: mapped.page_map,
-            _artifact: mapped.artifact,
+            artifact: mapped.artifact,
         })
     }
 
@@ -222,7 +247,7 @@ impl Program {
     pub fn descriptors(&self) -> Vec<RawFd> {
         self.page_map
             .iter()
-            .flat_map(PageMap::descriptors)
+            .flat_map(|(page_map, _)| page_map.descriptors())
             .collect()
     }
 }
@@ -250,13 +275,13 @@ fn find_and_map(
         .is_service()
         .then(|| Pool::new(options.http.concurrency, options.resources.memory_bytes));
     let first_error = match map(&artifact, pool.as_ref()) {
-        Ok((code, engine)) => return Ok(Mapped::new(code, engine, pool, artifact)),
+        Ok(loaded) => return Ok(Mapped::new(loaded, pool, artifact.world)),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
     let artifact = cache.artifact(source, &choose).map_err(code_error)?;
     match map(&artifact, pool.as_ref()) {
-        Ok((code, engine)) => Ok(Mapped::new(code, engine, pool, artifact)),
+        Ok(loaded) => Ok(Mapped::new(loaded, pool, artifact.world)),
         Err(error) => Err(ProgramError::Map {
             name: name.to_owned(),
             cause: one_line(&format!("{error:#} (and before that: {first_error:#})")),
@@ -264,18 +289,21 @@ fn find_and_map(
     }
 }
 
-fn map(artifact: &Artifact, pool: Option<&Pool>) -> wasmtime::Result<(MappedCode, Engine)> {
+fn map(artifact: &Artifact, pool: Option<&Pool>) -> wasmtime::Result<Loaded> {
     let engine = engine(artifact.compilation, pool)?;
+    let (path, file) = artifact
+        .read_only()
+        .map_err(|error| wasmtime::format_err!("no read-only mount of it can be made: {error}"))?;
     // SAFETY: `Artifact`s come from `ArtifactCache` only: files that the compile worker of this
     // node wrote, in a folder that nobody but this user can enter, and that are replaced by
     // rename and never written to. Wasmtime itself compares version and settings.
     let code = unsafe {
         match artifact.world {
-            World::Module => MappedCode::Module(Module::deserialize_file(&engine, &artifact.path)?),
-            _ => MappedCode::Component(Component::deserialize_file(&engine, &artifact.path)?),
+            World::Module => MappedCode::Module(Module::deserialize_file(&engine, &path)?),
+            _ => MappedCode::Component(Component::deserialize_file(&engine, &path)?),
         }
     };
-    Ok((code, engine))
+    Ok(Loaded { code, engine, file })
 }
 
 fn imports_error(name: &str, imports: String) -> ProgramError {

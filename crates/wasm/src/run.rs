@@ -2,6 +2,8 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lighter_core::ExitReason;
@@ -11,6 +13,7 @@ use crate::budget::MemoryLimit;
 use crate::ending::{of_error, say};
 use crate::program::{Code, Program};
 use crate::serve;
+use crate::slots::Slots;
 use crate::state::{Shared, State};
 
 /// Threads that wait for what cannot be waited for otherwise: name look-ups, and the files of
@@ -51,22 +54,23 @@ impl Program {
     /// The caller ends the process with [`ExitReason::status`] afterwards; a thread that looks a
     /// name up for the guest may still be there.
     pub fn run(mut self, guest: Guest) -> ExitReason {
-        if let Some(page_map) = self.page_map.take()
-            && let Err(error) = page_map.follow()
-        {
-            say(&format!(
-                "lighter: cannot start {}: this process's pagemap cannot be opened: {error}\n",
-                self.name
-            ));
-            return ExitReason::HostFailure;
-        }
+        let slots = match self.slots() {
+            Ok(slots) => slots,
+            Err(error) => {
+                say(&format!(
+                    "lighter: cannot start {}: this process's pagemap cannot be opened: {error}\n",
+                    self.name
+                ));
+                return ExitReason::HostFailure;
+            }
+        };
         let name = self.name.clone();
         let outcome = match self.code {
             Code::Service(pre) => {
                 let shared = Shared::new(guest, self.options, &self.engine);
                 // tokio panics where it cannot start a thread.
                 catch_unwind(AssertUnwindSafe(|| {
-                    serve::serve(&name, &self.engine, pre, shared)
+                    serve::serve(&name, &self.engine, pre, shared, slots)
                 }))
                 .unwrap_or_else(|panic| Err(NotEnded::Panic(panic)))
             }
@@ -82,6 +86,16 @@ impl Program {
             say(&text);
         }
         reason
+    }
+
+    /// The pool's slots, of which Wasmtime sees those of this process from now on.
+    fn slots(&mut self) -> io::Result<Option<Slots>> {
+        let Some((page_map, kept)) = self.page_map.take() else {
+            return Ok(None);
+        };
+        let (page_map, maps) = page_map.follow()?;
+        let artifact = self.artifact.metadata()?.ino();
+        Ok(Some(Slots::new(maps, page_map, artifact, kept)))
     }
 
     fn call(self, guest: Guest) -> wasmtime::Result<ExitReason> {

@@ -10,6 +10,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest as _, Sha256};
 
+use crate::composition;
+
 /// SHA-256 of the bytes of a Wasm binary; shown as 64 hexadecimal digits. Artifacts are named
 /// by it, as the whole world names files by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +47,15 @@ impl Fingerprint {
         Self(blake3::hash(bytes))
     }
 
+    /// Of components in this order, by the text that stands for them. No file has the same one.
+    pub(crate) fn of_composition(identity: &str) -> Self {
+        let key = blake3::derive_key(
+            "lighter 2026-11-21 components that become one",
+            identity.as_bytes(),
+        );
+        Self(blake3::Hash::from_bytes(key))
+    }
+
     /// One of `count` numbers from 0 on, evenly spread.
     pub(crate) fn spread(&self, count: u32) -> u32 {
         let [a, b, c, d, ..] = *self.0.as_bytes();
@@ -64,21 +75,91 @@ impl Fingerprint {
 /// Makes a file of bytes that are somewhere else, after having compared them with their digest.
 pub type Fetch<'a> = dyn Fn() -> io::Result<File> + 'a;
 
+/// One of several components that become one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is called in messages: one line.
+    pub name: String,
+    /// SHA-256, as 64 hexadecimal digits.
+    pub digest: String,
+}
+
+/// Components that become one: the first is the program, the others are there for what it
+/// imports.
+pub struct Composition<'a> {
+    parts: &'a [Part],
+    fetch: &'a dyn Fn(&Part) -> io::Result<File>,
+}
+
+impl<'a> Composition<'a> {
+    /// Of these components. `fetch` makes a file of one, after having compared its bytes with the
+    /// digest; it is called for all of them, or not at all.
+    pub fn new(parts: &'a [Part], fetch: &'a dyn Fn(&Part) -> io::Result<File>) -> Self {
+        Self { parts, fetch }
+    }
+
+    /// The text that stands for it, known before the bytes are.
+    pub(crate) fn identity(&self) -> String {
+        composition::identity(self.parts.iter().map(|part| part.digest.as_str()))
+    }
+
+    /// What the compile worker reads: all components in one open file, of at most `limit` bytes,
+    /// that nobody can change any more.
+    pub(crate) fn input(&self, limit: u64) -> io::Result<File> {
+        let mut files = Vec::new();
+        let mut total = 0u64;
+        for part in self.parts {
+            let file = regular((self.fetch)(part)?)?;
+            let length = file.metadata()?.len();
+            total = total.saturating_add(length);
+            if total > limit {
+                return Err(too_long(limit));
+            }
+            files.push((part.name.as_str(), length, file));
+        }
+        let described = files.iter().map(|(name, length, _)| (*name, *length));
+        let head = composition::head(described).map_err(io::Error::other)?;
+        let mut input = memory_file()?;
+        input.write_all(head.as_bytes())?;
+        for (_, length, file) in &files {
+            let mut written = Ok(());
+            let count = read_pieces(file, *length, |piece| {
+                if written.is_ok() {
+                    written = input.write_all(piece);
+                }
+            })?;
+            written?;
+            if count != *length {
+                return Err(io::Error::other("it is written to while it is being read"));
+            }
+        }
+        seal(input)
+    }
+}
+
 /// A regular file. Nothing here moves the file's offset, and nothing but its contents counts:
 /// a volume or a file system of the network can forge times and inode numbers.
 ///
 /// Or bytes whose SHA-256 is known before they are there: they are fetched when they are needed,
-/// which they are not once they have been compiled.
+/// which they are not once they have been compiled. Or components that are fetched and composed
+/// then.
 pub(crate) struct Source<'a> {
     file: OnceCell<File>,
-    content: Option<(String, &'a Fetch<'a>)>,
+    origin: Origin<'a>,
+}
+
+/// Where the bytes are before they are a file.
+enum Origin<'a> {
+    File,
+    Content(String, &'a Fetch<'a>),
+    Composition(Composition<'a>),
 }
 
 impl<'a> Source<'a> {
     pub(crate) fn new(file: File) -> io::Result<Self> {
         Ok(Self {
             file: OnceCell::from(regular(file)?),
-            content: None,
+            origin: Origin::File,
         })
     }
 
@@ -86,17 +167,37 @@ impl<'a> Source<'a> {
     pub(crate) fn content(digest: &str, fetch: &'a Fetch<'a>) -> Self {
         Self {
             file: OnceCell::new(),
-            content: Some((digest.to_owned(), fetch)),
+            origin: Origin::Content(digest.to_owned(), fetch),
+        }
+    }
+
+    /// What these components become. It has no bytes before they were composed, which the cache
+    /// has done by the compile worker.
+    pub(crate) fn composition(composition: Composition<'a>) -> Self {
+        Self {
+            file: OnceCell::new(),
+            origin: Origin::Composition(composition),
         }
     }
 
     /// The SHA-256, if it is known without reading.
     pub(crate) fn digest(&self) -> Option<&str> {
-        self.content.as_ref().map(|(digest, _)| digest.as_str())
+        match &self.origin {
+            Origin::Content(digest, _) => Some(digest),
+            _ => None,
+        }
+    }
+
+    /// The components, if it is made of several.
+    pub(crate) fn components(&self) -> Option<&Composition<'a>> {
+        match &self.origin {
+            Origin::Composition(composition) => Some(composition),
+            _ => None,
+        }
     }
 
     fn file(&self) -> io::Result<&File> {
-        if let (None, Some((_, fetch))) = (self.file.get(), &self.content) {
+        if let (None, Origin::Content(_, fetch)) = (self.file.get(), &self.origin) {
             // Nobody else is here to set it: a cell is one thread's.
             let _ = self.file.set(regular(fetch()?)?);
         }
@@ -180,9 +281,18 @@ fn too_long(limit: u64) -> io::Error {
 
 /// `bytes` as an open file without a name whose contents nobody can change any more.
 pub(crate) fn sealed(bytes: &[u8]) -> io::Result<File> {
-    let descriptor = memfd_create(c"wasm", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let mut file = File::from(descriptor);
+    let mut file = memory_file()?;
     file.write_all(bytes)?;
+    seal(file)
+}
+
+fn memory_file() -> io::Result<File> {
+    let descriptor = memfd_create(c"wasm", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    Ok(File::from(descriptor))
+}
+
+/// Ends all writing to the file, which is then read from its beginning.
+fn seal(mut file: File) -> io::Result<File> {
     file.seek(SeekFrom::Start(0))?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_GROW
@@ -274,6 +384,45 @@ mod tests {
         let fails = || -> io::Result<File> { Err(io::Error::other("gone")) };
         let error = Source::content("0", &fails).copy(LIMIT).unwrap_err();
         assert_eq!(error.to_string(), "gone");
+    }
+
+    fn file_of(bytes: &[u8]) -> io::Result<File> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(bytes)?;
+        Ok(file)
+    }
+
+    #[test]
+    fn components_are_handed_over_whole() {
+        let parts = ["one", "two"].map(|name| Part {
+            name: name.to_owned(),
+            digest: Digest::of(name.as_bytes()).to_string(),
+        });
+        let fetch = |part: &Part| file_of(part.name.as_bytes());
+        let composition = Composition::new(&parts, &fetch);
+        let mut bytes = Vec::new();
+        let mut input = composition.input(6).unwrap();
+        assert!(input.set_len(1).is_err());
+        input.read_to_end(&mut bytes).unwrap();
+        let read = composition::read(&bytes).unwrap();
+        assert_eq!(read.len(), 2);
+        for component in read {
+            assert_eq!(component.bytes, component.name.as_bytes());
+        }
+        let error = composition.input(5).unwrap_err().to_string();
+        assert!(error.contains("source-bytes"), "{error}");
+        let fails = |_: &Part| -> io::Result<File> { Err(io::Error::other("gone")) };
+        let error = Composition::new(&parts, &fails).input(6).unwrap_err();
+        assert_eq!(error.to_string(), "gone");
+    }
+
+    #[test]
+    fn a_composition_is_no_file() {
+        let text = composition::identity(["0a"].into_iter());
+        assert_ne!(
+            Fingerprint::of_composition(&text),
+            Fingerprint::of(text.as_bytes())
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use wasmtime::Engine;
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -109,6 +110,9 @@ pub(crate) struct Shared {
     shares: Shares,
     /// Stdout and stderr of a service, which all of its instances share.
     outputs: Arc<OnceLock<[Option<ServiceOutput>; 2]>>,
+    /// The guest's folders, which are opened once for all instances: nothing of them has a
+    /// position or another state that one could leave to the next.
+    folders: Arc<OnceLock<WasiFilesystemCtx>>,
 }
 
 impl Shared {
@@ -131,6 +135,7 @@ impl Shared {
             key_value: KeyValue::default(),
             configuration: Arc::new(guest.env.iter().cloned().collect()),
             outputs: Arc::default(),
+            folders: Arc::default(),
             guest: Arc::new(guest),
             options: Arc::new(options),
         }
@@ -152,22 +157,20 @@ impl Shared {
         builder
             .args(&guest.args)
             .envs(&guest.env)
-            .max_random_size(self.shares.random_bytes)
-            // A command waits for its files anyway; otherwise each call would go to a worker
-            // thread. A service must not wait: a file may be a pipe.
-            .allow_blocking_current_thread(!service);
+            .initial_cwd(if is_root(&guest.cwd) { "/" } else { &guest.cwd })
+            .max_random_size(self.shares.random_bytes);
         if service {
             self.service_streams(&mut builder);
         } else {
             streams(&mut builder);
         }
-        let network = options.network.clone();
+        let policy = Arc::clone(options);
         builder
-            .allow_tcp(network.tcp)
-            .allow_udp(network.udp)
-            .allow_ip_name_lookup(network.names)
+            .allow_tcp(options.network.tcp)
+            .allow_udp(options.network.udp)
+            .allow_ip_name_lookup(options.network.names)
             .socket_addr_check(move |address, what| {
-                let allowed = network::may_use(&network, address, what);
+                let allowed = network::may_use(&policy.network, address, what);
                 Box::pin(std::future::ready(allowed))
             });
         if options.clocks == Clocks::Coarse {
@@ -175,9 +178,10 @@ impl Shared {
                 .wall_clock(CoarseClock::new())
                 .monotonic_clock(CoarseClock::new());
         }
-        folders(&mut builder, guest)?;
         let mut wasi = builder.build_p1();
-        wasi.ctx().table.set_max_capacity(self.shares.resources);
+        let WasiCtxView { ctx, table } = wasi.ctx();
+        *ctx.filesystem() = self.folders(service)?.clone();
+        table.set_max_capacity(self.shares.resources);
         Ok(State {
             wasi,
             http: WasiHttpCtx::new(),
@@ -188,6 +192,19 @@ impl Shared {
             #[cfg(feature = "wasi-nn")]
             neural_network: Default::default(),
         })
+    }
+
+    fn folders(&self, service: bool) -> wasmtime::Result<&WasiFilesystemCtx> {
+        if let Some(folders) = self.folders.get() {
+            return Ok(folders);
+        }
+        let mut builder = WasiCtxBuilder::new();
+        // A command waits for its files anyway; otherwise each call would go to a worker
+        // thread. A service must not wait: a file may be a pipe.
+        builder.allow_blocking_current_thread(!service);
+        open_folders(&mut builder, &self.guest.cwd)?;
+        let folders = builder.build().filesystem().clone();
+        Ok(self.folders.get_or_init(|| folders))
     }
 
     /// Nobody has input for a service, and its instances share one output.
@@ -220,15 +237,13 @@ fn streams(builder: &mut WasiCtxBuilder) {
     }
 }
 
-fn folders(builder: &mut WasiCtxBuilder, guest: &Guest) -> wasmtime::Result<()> {
-    let at_root = is_root(&guest.cwd);
-    builder.initial_cwd(if at_root { "/" } else { &guest.cwd });
-    let top_level = if at_root {
+fn open_folders(builder: &mut WasiCtxBuilder, cwd: &str) -> wasmtime::Result<()> {
+    let top_level = if is_root(cwd) {
         Vec::new()
     } else {
         top_level_folders()
     };
-    for folder in preopens(&guest.cwd, &top_level) {
+    for folder in preopens(cwd, &top_level) {
         // What may be written to is the kernel's decision, by mount flags and permissions.
         let added = builder.preopened_dir(&folder.path, &folder.name, FsPerms::ReadWrite);
         if let Err(error) = added

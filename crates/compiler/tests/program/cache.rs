@@ -24,7 +24,7 @@ crate::tests![
 
 /// A compiler that notes each of its runs, with its arguments, in the file `count` of the
 /// node's folder.
-fn counting_compiler(node: &Node) -> PathBuf {
+pub fn counting_compiler(node: &Node) -> PathBuf {
     let folder = node.folder.path();
     let path = folder.join("compiler");
     let count = folder.join("count");
@@ -37,12 +37,12 @@ fn counting_compiler(node: &Node) -> PathBuf {
     path
 }
 
-fn compilations(node: &Node) -> usize {
+pub fn compilations(node: &Node) -> usize {
     let count = fs::read_to_string(node.folder.path().join("count"));
     count.unwrap_or_default().lines().count()
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -51,7 +51,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn artifacts(node: &Node) -> Vec<PathBuf> {
+pub fn artifacts(node: &Node) -> Vec<PathBuf> {
     files(&node.cache().join("code"))
 }
 

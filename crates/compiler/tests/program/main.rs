@@ -13,10 +13,13 @@
 mod cache;
 mod cache_bounds;
 mod components;
+mod composition;
 #[path = "../../src/confine/mod.rs"]
 mod confine;
 mod confined;
 mod endings;
+#[path = "../../src/compose/examples.rs"]
+mod examples;
 mod folders;
 mod guests;
 mod modules;
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let all = [
         modules::TESTS,
         components::TESTS,
+        composition::TESTS,
         folders::TESTS,
         endings::TESTS,
         refused::TESTS,

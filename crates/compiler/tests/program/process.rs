@@ -1,11 +1,15 @@
 //! The process of a guest, from both sides.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use lighter_wasm::{ArtifactCache, Guest, Options, Program, exit_on_fatal_signals};
+use lighter_wasm::{
+    ArtifactCache, Composition, Guest, Options, Part, Program, ProgramError, exit_on_fatal_signals,
+};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// First argument of the process of a guest.
@@ -30,12 +34,15 @@ pub fn be_guest(arguments: &[String]) -> ! {
     }
     let cache = ArtifactCache::new(PathBuf::from(cache), PathBuf::from(compiler));
     let export = Some(export.as_str()).filter(|export| !export.is_empty());
-    let program = File::open(file)
-        .map_err(|error| error.to_string())
-        .and_then(|source| {
-            Program::load(source, file, export, &cache, Options::default())
-                .map_err(|error| error.to_string())
-        });
+    let program = match file.strip_prefix(COMPOSED) {
+        Some(parts) => load_composition(parts, export, &cache).map_err(|error| error.to_string()),
+        None => File::open(file)
+            .map_err(|error| error.to_string())
+            .and_then(|source| {
+                Program::load(source, file, export, &cache, Options::default())
+                    .map_err(|error| error.to_string())
+            }),
+    };
     let program = program.unwrap_or_else(|error| {
         eprintln!("{error}");
         std::process::exit(NOT_LOADED);
@@ -48,6 +55,31 @@ pub fn be_guest(arguments: &[String]) -> ! {
         memory_limit: None,
     });
     std::process::exit(i32::from(reason.status()));
+}
+
+/// What the file of a program begins with that is made of several, as `FOLDER,NAME=DIGEST,...`. Each
+/// is in the folder, under its digest.
+const COMPOSED: &str = "composed:";
+
+fn load_composition(
+    text: &str,
+    export: Option<&str>,
+    cache: &ArtifactCache,
+) -> Result<Program, ProgramError> {
+    let mut words = text.split(',');
+    let folder = Path::new(words.next().unwrap());
+    let parts: Vec<Part> = words
+        .map(|word| {
+            let (name, digest) = word.split_once('=').unwrap();
+            Part {
+                name: name.to_owned(),
+                digest: digest.to_owned(),
+            }
+        })
+        .collect();
+    let fetch = |part: &Part| -> io::Result<File> { File::open(folder.join(&part.digest)) };
+    let composition = Composition::new(&parts, &fetch);
+    Program::load_composition(composition, "app.wasm", export, cache, Options::default())
 }
 
 /// A folder with an artifact cache and the programs of one test.
@@ -101,6 +133,20 @@ impl Node {
             args: Vec::new(),
             env: Vec::new(),
         }
+    }
+
+    /// A program that is made of several components: the first imports from the others.
+    pub fn composed(&self, components: &[(&str, Vec<u8>)]) -> Run {
+        let mut file = format!("{COMPOSED}{}", self.folder.path().display());
+        for (name, bytes) in components {
+            let hash = Sha256::digest(bytes);
+            let digest: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            std::fs::write(self.folder.path().join(&digest), bytes).unwrap();
+            file.push_str(&format!(",{name}={digest}"));
+        }
+        let mut run = self.program(b"");
+        run.file = PathBuf::from(file);
+        run
     }
 
     /// Translates `text` and writes it as `app.wasm`, to be run.

@@ -32,13 +32,14 @@ fn parsed(manifest: &Value) -> Result<Manifest, FormError> {
 }
 
 fn program(layers: &[Value], entrypoint: Option<&str>) -> Result<Option<Program>, FormError> {
-    parsed(&manifest(layers))?.program(entrypoint)
+    parsed(&manifest(layers))?.program(Wanted::Entrypoint(entrypoint), None)
 }
 
 /// Digest and export of what runs.
 fn runs(layers: &[Value], entrypoint: &str) -> (String, Option<String>) {
     let program = program(layers, Some(entrypoint)).unwrap().unwrap();
-    (program.content.digest(), program.export)
+    assert_eq!(program.others, []);
+    (program.layer.content.digest(), program.export)
 }
 
 fn message(layers: &[Value], entrypoint: Option<&str>) -> String {
@@ -131,9 +132,106 @@ fn of_several_layers_the_entrypoint_picks() {
         Some("/none"),
     ] {
         let message = message(&several, entrypoint);
-        for text in ["one.wasm", "/bin/two.wasm", &digest(5), "title"] {
+        for text in [
+            "one.wasm",
+            "/bin/two.wasm",
+            &digest(5),
+            "title",
+            "lighter.dev/compose=true",
+        ] {
             assert!(message.contains(text), "{text} in {message}");
         }
+    }
+}
+
+/// Program and others of an image with this annotation, by their titles.
+fn composes(
+    annotation: Option<&str>,
+    wanted: Wanted<'_>,
+    container: Option<bool>,
+) -> Result<Vec<String>, FormError> {
+    let mut manifest = manifest(&[
+        layer(1, media_type::WASM, Some("app.wasm")),
+        layer(2, media_type::LAYER, None),
+        layer(3, media_type::RUNWASI_LAYER, Some("lib.wasm")),
+        layer(3, media_type::WASM, Some("the same again")),
+        layer(4, media_type::WASM, None),
+    ]);
+    if let Some(value) = annotation {
+        manifest["annotations"] = json!({ COMPOSE: value });
+    }
+    let program = parsed(&manifest)?.program(wanted, container)?.unwrap();
+    let all = std::iter::once(&program.layer).chain(&program.others);
+    Ok(all.map(WasmLayer::name).collect())
+}
+
+#[test]
+fn layers_are_composed_when_that_is_asked_for() {
+    let app = Wanted::Entrypoint(Some("/app.wasm"));
+    let all = ["app.wasm".to_owned(), "lib.wasm".to_owned(), digest(4)];
+    for (annotation, container) in [
+        (Some("true"), None),
+        (None, Some(true)),
+        (Some("false"), Some(true)),
+        (Some("nonsense"), Some(true)),
+    ] {
+        assert_eq!(composes(annotation, app, container).unwrap(), all);
+    }
+    for (annotation, container) in [
+        (None, None),
+        (Some("false"), None),
+        (Some("true"), Some(false)),
+    ] {
+        assert_eq!(composes(annotation, app, container).unwrap(), all[..1]);
+    }
+    let error = composes(Some("nonsense"), app, None).unwrap_err();
+    assert_eq!(error, FormError::Annotation("nonsense".to_owned()));
+    // The one that is named is the program.
+    let library = composes(Some("true"), Wanted::Exec("lib.wasm"), None).unwrap();
+    assert_eq!(
+        library,
+        ["lib.wasm".to_owned(), "app.wasm".to_owned(), digest(4)]
+    );
+    let nothing = composes(Some("true"), Wanted::Entrypoint(None), None).unwrap_err();
+    assert!(matches!(nothing, FormError::ManyLayers { .. }), "{nothing}");
+}
+
+#[test]
+fn nothing_is_composed_with_one_layer() {
+    let mut manifest = manifest(&[layer(1, media_type::WASM, None)]);
+    manifest["annotations"] = json!({ COMPOSE: "true" });
+    let manifest = parsed(&manifest).unwrap();
+    let program = manifest.program(Wanted::Entrypoint(None), None);
+    assert_eq!(program.unwrap().unwrap().others, []);
+}
+
+#[test]
+fn more_layers_than_anybody_composes_are_refused() {
+    let of = |count: u8| {
+        let layers: Vec<Value> = (0..count)
+            .map(|number| layer(number, media_type::WASM, Some(&format!("{number}"))))
+            .collect();
+        let manifest = parsed(&manifest(&layers)).unwrap();
+        manifest.program(Wanted::Entrypoint(Some("0")), Some(true))
+    };
+    assert_eq!(of(64).unwrap().unwrap().others.len(), 63);
+    assert_eq!(of(65), Err(FormError::ManyComposed(65)));
+}
+
+#[test]
+fn an_exec_has_to_name_the_layer() {
+    let only = [layer(1, media_type::WASM, Some("app.wasm"))];
+    let exec = |name| {
+        let manifest = parsed(&manifest(&only)).unwrap();
+        manifest.program(Wanted::Exec(name), None)
+    };
+    let program = exec("/app.wasm#run").unwrap().unwrap();
+    assert_eq!(program.layer.content.digest(), digest(1));
+    assert_eq!(program.export.as_deref(), Some("run"));
+    for name in ["ls", "/app", "", "#run"] {
+        let error = exec(name).unwrap_err();
+        assert!(matches!(error, FormError::NoSuchLayer { .. }), "{error}");
+        assert!(error.to_string().contains("app.wasm (sha256:"), "{error}");
     }
 }
 
@@ -365,21 +463,42 @@ fn check(bytes: &[u8], entrypoint: Option<&str>) -> Result<(), TestCaseError> {
             prop_assert!(!index.candidates.is_empty());
             prop_assert!(index.candidates.len() <= MAX_CANDIDATES);
         }
-        Ok(Document::Manifest(manifest)) => match manifest.program(entrypoint) {
-            Ok(Some(program)) => {
-                let text: Value = serde_json::from_slice(bytes).unwrap();
+        Ok(Document::Manifest(manifest)) => {
+            for compose in [None, Some(true)] {
+                let wanted = Wanted::Entrypoint(entrypoint);
+                check_program(bytes, &manifest, manifest.program(wanted, compose))?;
+                if let Some(name) = entrypoint {
+                    let program = manifest.program(Wanted::Exec(name), compose);
+                    check_program(bytes, &manifest, program)?;
+                }
+            }
+        }
+        Err(error) => prop_assert!(error.to_string().len() < 8_000),
+    }
+    Ok(())
+}
+
+fn check_program(
+    bytes: &[u8],
+    manifest: &Manifest,
+    program: Result<Option<Program>, FormError>,
+) -> Result<(), TestCaseError> {
+    match program {
+        Ok(Some(program)) => {
+            let text: Value = serde_json::from_slice(bytes).unwrap();
+            for wasm in std::iter::once(&program.layer).chain(&program.others) {
                 let described = text["layers"].as_array().unwrap().iter().any(|layer| {
-                    layer["digest"] == json!(program.content.digest())
-                        && layer["size"] == json!(program.content.size())
+                    layer["digest"] == json!(wasm.content.digest())
+                        && layer["size"] == json!(wasm.content.size())
                         && media_type::is_wasm(layer["mediaType"].as_str().unwrap())
                 });
                 prop_assert!(described, "{program:?}");
-                prop_assert!(text.get("manifests").is_none_or(Value::is_null));
-                prop_assert_eq!(program.content.sha256().len(), 64);
+                prop_assert_eq!(wasm.content.sha256().len(), 64);
             }
-            Ok(None) => prop_assert!(!manifest.has_wasm()),
-            Err(error) => prop_assert!(error.to_string().len() < 8_000),
-        },
+            prop_assert!(!program.others.contains(&program.layer));
+            prop_assert!(text.get("manifests").is_none_or(Value::is_null));
+        }
+        Ok(None) => prop_assert!(!manifest.has_wasm()),
         Err(error) => prop_assert!(error.to_string().len() < 8_000),
     }
     Ok(())

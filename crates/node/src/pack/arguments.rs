@@ -24,6 +24,9 @@ pub struct PackArguments {
     /// Name and tag of the image [default: none]
     #[arg(long, value_name = "REF")]
     pub name: Option<String>,
+    /// Add a component that the program imports from (forms artifact, runwasi and legacy)
+    #[arg(long = "compose", value_name = "FILE")]
+    pub components: Vec<PathBuf>,
     /// Add a file (forms linux and wasi) [default mode: 0755 if it is executable, else 0644]
     #[arg(long = "file", value_name = "FILE:PATH[:MODE]")]
     pub files: Vec<FileArgument>,

@@ -1,8 +1,9 @@
 //! From what a user wants to the blobs of an image. Pure: the same recipe gives the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use lighter_image::annotations::COMPOSE;
 use lighter_image::media_type::WASM_CONFIG;
 use lighter_wasm::{Interface, World};
 use oci_spec::distribution::Reference;
@@ -22,11 +23,9 @@ use crate::pack::path::ImagePath;
 #[derive(Clone, Debug)]
 pub struct Recipe {
     pub form: Form,
-    /// Where the program is, and what it is called.
-    pub program: ImagePath,
-    pub bytes: Vec<u8>,
-    pub world: World,
-    pub interface: Interface,
+    pub program: Wasm,
+    /// Components that the program is composed with where it runs.
+    pub components: Vec<Wasm>,
     /// Other files.
     pub files: Layer,
     pub name: Option<Reference>,
@@ -36,6 +35,16 @@ pub struct Recipe {
     /// Of a Linux image.
     pub architecture: String,
     pub created: SystemTime,
+}
+
+/// A Wasm file of an image.
+#[derive(Clone, Debug)]
+pub struct Wasm {
+    /// Where it is, and what it is called.
+    pub path: ImagePath,
+    pub bytes: Vec<u8>,
+    pub world: World,
+    pub interface: Interface,
 }
 
 /// What the image's config says of the process.
@@ -102,17 +111,26 @@ const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 pub fn image(recipe: &Recipe) -> Result<Image, String> {
     let mut blobs = Blobs::default();
     let platform = platform(recipe);
-    let layer = add_layer(recipe, &mut blobs)?;
-    let config = add_config(recipe, &platform, &layer, &mut blobs)?;
+    let layers = add_layers(recipe, &mut blobs)?;
+    let config = add_config(recipe, &platform, &layers, &mut blobs)?;
     let has_files = recipe.form.program_layer().is_none();
-    let docker = has_files.then(|| docker_manifest(recipe, &config, &layer));
+    let docker = has_files.then(|| docker_manifest(recipe, &config, &layers));
     let mut manifest = ImageManifestBuilder::default()
         .schema_version(2u32)
         .media_type(MediaType::ImageManifest)
         .config(config)
-        .layers([layer]);
-    if !recipe.annotations.is_empty() {
-        manifest = manifest.annotations(recipe.annotations.clone().into_iter().collect::<Map>());
+        .layers(layers);
+    let mut annotations = recipe.annotations.clone();
+    if !recipe.components.is_empty() {
+        let asked = annotations.insert(COMPOSE.to_owned(), "true".to_owned());
+        if asked.is_some_and(|asked| asked != "true") {
+            return Err(format!(
+                "--compose and --annotation {COMPOSE} say different things: leave one of them out"
+            ));
+        }
+    }
+    if !annotations.is_empty() {
+        manifest = manifest.annotations(annotations.into_iter().collect::<Map>());
     }
     let manifest = manifest.build().map_err(|error| error.to_string())?;
     let mut manifest = blobs.add(MediaType::ImageManifest, json_bytes(&manifest));
@@ -136,38 +154,78 @@ pub fn image(recipe: &Recipe) -> Result<Image, String> {
     })
 }
 
-fn add_layer(recipe: &Recipe, blobs: &mut Blobs) -> Result<Descriptor, String> {
+fn add_layers(recipe: &Recipe, blobs: &mut Blobs) -> Result<Vec<Descriptor>, String> {
+    let title = recipe.form.title();
     let Some(layer_type) = recipe.form.program_layer() else {
+        if !recipe.components.is_empty() {
+            return Err(format!(
+                "the layers of this {title} are files, and layers are composed: --compose is for --form artifact, runwasi and legacy"
+            ));
+        }
         let tar = files(recipe)?.tar(recipe.created)?;
-        return Ok(blobs.add(MediaType::ImageLayer, tar));
+        return Ok(vec![blobs.add(MediaType::ImageLayer, tar)]);
     };
     if !recipe.files.is_empty() {
         return Err(format!(
-            "the layer of this {} is the program and nothing else: --file is for --form linux and wasi",
-            recipe.form.title()
+            "the layer of this {title} is the program and nothing else: --file is for --form linux and wasi"
         ));
     }
-    let mut layer = blobs.add(layer_type.into(), recipe.bytes.clone());
-    // As other tools name the file of a layer.
-    let title = recipe.program.relative().to_owned();
-    layer.set_annotations(Some([(TITLE.to_owned(), title)].into()));
-    Ok(layer)
+    let mut paths = BTreeSet::new();
+    let mut layers = Vec::new();
+    for wasm in programs(recipe) {
+        if !paths.insert(&wasm.path) {
+            return Err(format!(
+                "two components are called {}, and errors could not say which is meant: rename one of them",
+                wasm.path.relative()
+            ));
+        }
+        let mut layer = blobs.add(layer_type.into(), wasm.bytes.clone());
+        // As other tools name the file of a layer.
+        let title = wasm.path.relative().to_owned();
+        layer.set_annotations(Some([(TITLE.to_owned(), title)].into()));
+        if layers
+            .iter()
+            .any(|other: &Descriptor| other.digest() == layer.digest())
+        {
+            return Err(format!(
+                "{} has the same contents as another component: leave it out",
+                wasm.path.relative()
+            ));
+        }
+        layers.push(layer);
+    }
+    // Nothing else picks one of several.
+    let named = entrypoint(recipe).swap_remove(0);
+    let name = named.split('#').next().unwrap_or_default();
+    let is_first = name.trim_start_matches('/') == recipe.program.path.relative();
+    if layers.len() > 1 && !is_first {
+        return Err(format!(
+            "--entrypoint {named}: of several layers it picks one, and has to be {}",
+            recipe.program.path
+        ));
+    }
+    Ok(layers)
+}
+
+/// The program and what it is composed with.
+fn programs(recipe: &Recipe) -> impl Iterator<Item = &Wasm> {
+    std::iter::once(&recipe.program).chain(&recipe.components)
 }
 
 fn add_config(
     recipe: &Recipe,
     platform: &Platform,
-    layer: &Descriptor,
+    layers: &[Descriptor],
     blobs: &mut Blobs,
 ) -> Result<Descriptor, String> {
     let (config_type, bytes) = match recipe.form {
         Form::Artifact => (
             WASM_CONFIG.into(),
-            json_bytes(&artifact_config(recipe, platform, layer)?),
+            json_bytes(&artifact_config(recipe, platform, layers)?),
         ),
         _ => (
             MediaType::ImageConfig,
-            json_bytes(&image_config(recipe, platform, layer)?),
+            json_bytes(&image_config(recipe, platform, layers)?),
         ),
     };
     Ok(blobs.add(config_type, bytes))
@@ -223,7 +281,7 @@ fn json_bytes(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn platform(recipe: &Recipe) -> Platform {
-    let component = recipe.world != World::Module;
+    let component = recipe.program.world != World::Module;
     let (os, architecture) = match recipe.form {
         Form::Linux => ("linux", recipe.architecture.as_str()),
         Form::Wasi | Form::Legacy => ("wasi", "wasm"),
@@ -242,7 +300,8 @@ fn platform(recipe: &Recipe) -> Platform {
 /// All files of the image.
 fn files(recipe: &Recipe) -> Result<Layer, String> {
     let mut layer = recipe.files.clone();
-    layer.file(&recipe.program, 0o755, recipe.bytes.clone())?;
+    let program = &recipe.program;
+    layer.file(&program.path, 0o755, program.bytes.clone())?;
     if let Some(folder) = &recipe.process.folder {
         layer.folder(folder)?;
     }
@@ -252,7 +311,7 @@ fn files(recipe: &Recipe) -> Result<Layer, String> {
     if path.starts_with('/') && !path.parse().is_ok_and(|path| layer.has_file(&path)) {
         return Err(format!(
             "--entrypoint {program}: the image has no file {path}; the program is {}",
-            recipe.program
+            recipe.program.path
         ));
     }
     Ok(layer)
@@ -260,7 +319,7 @@ fn files(recipe: &Recipe) -> Result<Layer, String> {
 
 fn entrypoint(recipe: &Recipe) -> Vec<String> {
     match recipe.process.entrypoint.as_slice() {
-        [] => vec![recipe.program.to_string()],
+        [] => vec![recipe.program.path.to_string()],
         arguments => arguments.to_vec(),
     }
 }
@@ -268,10 +327,13 @@ fn entrypoint(recipe: &Recipe) -> Vec<String> {
 fn image_config(
     recipe: &Recipe,
     platform: &Platform,
-    layer: &Descriptor,
+    layers: &[Descriptor],
 ) -> Result<impl Serialize + use<>, String> {
     let unpacked = match recipe.form.program_layer() {
-        None => vec![layer.digest().to_string()],
+        None => layers
+            .iter()
+            .map(|layer| layer.digest().to_string())
+            .collect(),
         // What is no tar of files is not unpacked, and clients compare the numbers of both.
         Some(_) => Vec::new(),
     };
@@ -281,19 +343,20 @@ fn image_config(
         .os(platform.os().clone())
         .architecture(platform.architecture().clone())
         .created(timestamp(recipe.created))
-        .config(process_config(recipe, layer)?)
+        .config(process_config(recipe, layers)?)
         .rootfs(rootfs)
         .build()
         .map_err(|error| error.to_string())
 }
 
-fn process_config(recipe: &Recipe, layer: &Descriptor) -> Result<Config, String> {
+fn process_config(recipe: &Recipe, layers: &[Descriptor]) -> Result<Config, String> {
     let process = &recipe.process;
     let mut labels = recipe.labels.clone();
     if matches!(recipe.form, Form::Runwasi | Form::Legacy) {
         // Clients name an image by its config, which else would be that of any other program.
         let key = "containerd.runwasi.layers".to_owned();
-        let digest = hex(layer.digest().digest().as_bytes());
+        let digests: String = layers.iter().map(|layer| layer.digest().digest()).collect();
+        let digest = hex(digests.as_bytes());
         labels.entry(key).or_insert(digest);
     }
     let mut config = ConfigBuilder::default().entrypoint(entrypoint(recipe));
@@ -323,19 +386,17 @@ fn process_config(recipe: &Recipe, layer: &Descriptor) -> Result<Config, String>
 fn artifact_config(
     recipe: &Recipe,
     platform: &Platform,
-    layer: &Descriptor,
+    layers: &[Descriptor],
 ) -> Result<serde_json::Value, String> {
-    let component = (recipe.world != World::Module).then(|| {
-        let imports = recipe.interface.imports.iter();
-        let imports: Vec<&String> = imports.map(|(_, name)| name).collect();
-        json!({ "exports": recipe.interface.exports, "imports": imports })
-    });
+    let program = &recipe.program;
+    let component = (program.world != World::Module)
+        .then(|| json!({ "exports": program.interface.exports, "imports": imports(recipe) }));
     let mut config = json!({
         "created": timestamp(recipe.created),
         "architecture": platform.architecture(),
         "os": platform.os(),
-        "layerDigests": [layer.digest()],
-        "config": process_config(recipe, layer)?,
+        "layerDigests": layers.iter().map(Descriptor::digest).collect::<Vec<_>>(),
+        "config": process_config(recipe, layers)?,
     });
     if let Some(component) = component {
         config["component"] = component;
@@ -343,16 +404,31 @@ fn artifact_config(
     Ok(config)
 }
 
+/// What the program imports, with all that it is composed with, and that none of them exports.
+fn imports(recipe: &Recipe) -> Vec<&String> {
+    let mut names: Vec<&String> = Vec::new();
+    for wasm in programs(recipe) {
+        for (_, name) in &wasm.interface.imports {
+            let mut others = programs(recipe).filter(|other| other.path != wasm.path);
+            if !names.contains(&name) && !others.any(|other| other.interface.exports.contains(name))
+            {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
 fn timestamp(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-fn docker_manifest(recipe: &Recipe, config: &Descriptor, layer: &Descriptor) -> Vec<u8> {
+fn docker_manifest(recipe: &Recipe, config: &Descriptor, layers: &[Descriptor]) -> Vec<u8> {
     let names: Vec<String> = recipe.name.iter().map(Reference::to_string).collect();
     json_bytes(&json!([{
         "Config": blob_path(config.digest()),
         "RepoTags": names,
-        "Layers": [blob_path(layer.digest())],
+        "Layers": layers.iter().map(|layer| blob_path(layer.digest())).collect::<Vec<_>>(),
     }]))
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Artifact {
     pub(crate) world: World,
     pub(crate) compilation: Compilation,
     /// Holds a shared lock, as long as it or a copy of it is open, also in a fork: what is
-    /// locked is not evicted. Keep it for as long as the code is mapped.
+    /// locked is not evicted. What maps the code keeps that of [`Artifact::read_only`].
     pub(crate) file: File,
     pub(super) trailer: Trailer,
     /// Whether it was compiled for this very call.
@@ -70,6 +70,18 @@ pub(super) fn open(folder: &Path, key: &Key) -> Result<Option<Artifact>, FolderE
         trailer,
         is_new: false,
     }))
+}
+
+impl Artifact {
+    /// The same file, opened by another path and locked too.
+    pub(super) fn locked_again(&self, path: &Path) -> io::Result<File> {
+        let file = File::open(path)?;
+        lock_shared(&file)?;
+        if file.metadata()?.ino() == self.file.metadata()?.ino() {
+            return Ok(file);
+        }
+        Err(io::Error::other("another one is there now"))
+    }
 }
 
 /// Makes the complete file at `unfinished`, whose code ends before `trailer` begins, the

@@ -25,6 +25,9 @@ pub enum CacheError {
     /// The Wasm binary was not compiled.
     #[error("cannot be compiled: {0}")]
     Compile(#[from] CompileError),
+    /// The components were not composed.
+    #[error("cannot be composed with the other Wasm layers of its image: {0}")]
+    Compose(#[source] CompileError),
     /// Compiled code cannot be kept.
     #[error("cannot be compiled: {0}")]
     Folder(#[from] FolderError),

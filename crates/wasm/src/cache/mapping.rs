@@ -1,11 +1,14 @@
-//! Whether code can be run from the folder: tried, as no flag tells what a policy forbids.
+//! How code is mapped: from where nobody can write to it. And whether it can be run from the
+//! folder at all: tried, as no flag tells what a policy forbids.
 #![allow(unsafe_code)] // Mapping memory, and mapping code as a program does.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::ptr;
+use std::path::{Path, PathBuf};
+use std::{mem, ptr};
 
 use nix::errno::Errno;
 use wasmtime::Module;
@@ -74,6 +77,61 @@ fn try_first_page(file: &File) -> Result<(), Errno> {
     }
 }
 
+impl Artifact {
+    /// The file by another way, which leads through a mount that nobody can write to: its path,
+    /// for as long as this process is there, and the file opened by it and locked.
+    ///
+    /// A process that maps code keeps the file open. Whoever may trace that process (a debugger
+    /// in the same pod) can open what it has open once more, for writing too, and would change
+    /// what other containers run: but for the mount, which the file keeps.
+    ///
+    /// # Errors
+    /// When the mount cannot be made, or the artifact has been replaced meanwhile.
+    pub(crate) fn read_only(&self) -> io::Result<(PathBuf, File)> {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let mount = read_only_mount(folder)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())).join(name);
+        // Closing it takes the kernel a tenth of a millisecond. An operation ends soon, after
+        // it has answered.
+        mem::forget(mount);
+        let file = self.locked_again(&path)?;
+        Ok((path, file))
+    }
+}
+
+/// The folder as a mount of its own, in no mount namespace.
+fn read_only_mount(folder: &Path) -> io::Result<OwnedFd> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path ends with a NUL, and what the kernel answers is a new descriptor, which
+    // nobody else has.
+    let mount = unsafe {
+        let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+        let opened = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
+        OwnedFd::from_raw_fd(Errno::result(opened)? as i32)
+    };
+    // SAFETY: the path ends with a NUL, and the structure lives and has the size that is given.
+    let changed = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    Errno::result(changed)?;
+    Ok(mount)
+}
+
 impl ArtifactCache {
     /// Whether code can be kept in the folder and run from there, tried on a file of its own.
     ///
@@ -127,6 +185,24 @@ mod tests {
     fn code_can_be_run_from_an_ordinary_file() {
         let file = tempfile::tempfile().unwrap();
         check(Path::new("/folder"), &file).unwrap();
+    }
+
+    #[test]
+    fn what_is_open_cannot_be_opened_for_writing() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("code");
+        std::fs::write(&path, "code").unwrap();
+        let mount = read_only_mount(folder.path()).unwrap();
+        let through = format!("/proc/self/fd/{}/code", mount.as_raw_fd());
+        let file = File::open(&through).unwrap();
+        drop(mount);
+        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+        assert_eq!(std::fs::read(&again).unwrap(), b"code");
+        let error = File::options().write(true).open(&again).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::EROFS as i32));
     }
 
     #[test]

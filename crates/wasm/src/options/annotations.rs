@@ -12,6 +12,7 @@ pub const PREFIX: &str = "lighter.dev/";
 /// The options that annotations can set.
 const KNOWN: &[&str] = &[
     "clocks",
+    "compose",
     "engine",
     "environment",
     "fuel",
@@ -131,6 +132,7 @@ fn apply(
             }
             options.network.hosts = widest.network.hosts.clone().and(list);
         }
+        "compose" => options.compose = Some(switch(value, true)?),
         "environment" => options.environment = Some(list(value).map(str::to_owned).collect()),
         "clocks" => {
             options.clocks = match value {
@@ -298,6 +300,7 @@ mod tests {
         let node = "variants = [\"metered\"]";
         for (annotations, hint) in [
             (&[("tcp", "yes")][..], "true or false"),
+            (&[("compose", "all")], "true or false"),
             (&[("clocks", "slow")], "exact or coarse"),
             (&[("http-address", "localhost:80")], "[::]:8080"),
             (&[("http-reuse", "0")], "the least is 1"),
@@ -319,6 +322,17 @@ mod tests {
             (metered.engine, metered.fuel),
             (Some(Variant::Metered), Some(10))
         );
+    }
+
+    #[test]
+    fn composing_is_left_to_the_image_unless_the_pod_says_so() {
+        assert_eq!(options("", &[]).unwrap().compose, None);
+        for (value, asked) in [("true", true), ("false", false)] {
+            assert_eq!(
+                options("", &[("compose", value)]).unwrap().compose,
+                Some(asked)
+            );
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Options {
     pub environment: Option<Vec<String>>,
     /// How exactly the guest can measure time.
     pub clocks: Clocks,
+    /// Whether the Wasm layers of its image are composed; `None` leaves it to the image.
+    pub compose: Option<bool>,
     /// What its container may use.
     pub resources: Resources,
 }

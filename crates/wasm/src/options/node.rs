@@ -159,6 +159,7 @@ impl NodeOptions {
             },
             environment: None,
             clocks: Clocks::Exact,
+            compose: None,
             resources: Resources::default(),
         };
         annotations::narrow(self, widest, annotations, container)

@@ -17,6 +17,7 @@ use wasmtime_wasi_http::handler::{
 use super::ticker::{FIRST_TICKS, Ticker, Work};
 use crate::ending::{complain, of_error, write_to_stderr};
 use crate::run;
+use crate::slots::Slots;
 use crate::state::{Shared, State};
 
 /// Requests for an instance of WASI 0.3, whose guests are made for several: Wasmtime's choice.
@@ -33,6 +34,7 @@ pub(super) struct Instances {
     pre: ProxyPre<State>,
     shared: Shared,
     ticker: Arc<Ticker>,
+    slots: Option<Arc<Mutex<Slots>>>,
 }
 
 impl Instances {
@@ -42,6 +44,7 @@ impl Instances {
         pre: ProxyPre<State>,
         shared: Shared,
         ticker: Arc<Ticker>,
+        slots: Option<Slots>,
     ) -> Self {
         Self {
             name: name.into(),
@@ -49,6 +52,7 @@ impl Instances {
             pre,
             shared,
             ticker,
+            slots: slots.map(|slots| Arc::new(Mutex::new(slots))),
         }
     }
 
@@ -125,6 +129,7 @@ impl HandlerState for Instances {
                 request_time: time,
                 work,
                 expired,
+                slots: self.slots.clone(),
             },
         })
     }
@@ -184,6 +189,7 @@ pub(super) struct Worker {
     request_time: Duration,
     work: Arc<Mutex<Work>>,
     expired: Arc<AtomicBool>,
+    slots: Option<Arc<Mutex<Slots>>>,
 }
 
 impl WorkerState for Worker {
@@ -221,6 +227,12 @@ impl WorkerState for Worker {
     }
 
     fn drop(&self, store: Store<State>, result: wasmtime::Result<()>) {
+        // All that the instance wrote to is still there. Whoever is at it already is enough.
+        if let Some(slots) = &self.slots
+            && let Ok(mut slots) = slots.try_lock()
+        {
+            slots.tend();
+        }
         drop(store);
         set(&self.work, false);
         if self.expired.load(Ordering::Relaxed) {

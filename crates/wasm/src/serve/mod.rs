@@ -39,6 +39,7 @@ use self::ticker::Ticker;
 use crate::ending::complain;
 use crate::options::Resources;
 use crate::run::{NotEnded, WAITING_THREADS};
+use crate::slots::Slots;
 use crate::state::{Shared, State};
 use crate::{signals, stdio};
 
@@ -59,6 +60,7 @@ pub(crate) fn serve(
     engine: &Engine,
     pre: ProxyPre<State>,
     shared: Shared,
+    slots: Option<Slots>,
 ) -> Result<ExitReason, NotEnded> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads(&shared.options.resources))
@@ -75,6 +77,7 @@ pub(crate) fn serve(
         pre,
         shared,
         ticker: Arc::clone(&ticker),
+        slots,
     };
     runtime.spawn(async move {
         let _ = sender.send(tokio::spawn(service.serve()).await);
@@ -111,6 +114,7 @@ struct Service {
     pre: ProxyPre<State>,
     shared: Shared,
     ticker: Arc<Ticker>,
+    slots: Option<Slots>,
 }
 
 impl Service {
@@ -120,7 +124,14 @@ impl Service {
             .map_err(wasmtime::Error::msg)?;
         let listener = address::listen(address).map_err(wasmtime::Error::msg)?;
         let terminated = stdio::wait_for(signals::on_termination()?, Interest::READABLE)?;
-        let instances = Instances::new(&self.name, self.engine, self.pre, self.shared, self.ticker);
+        let instances = Instances::new(
+            &self.name,
+            self.engine,
+            self.pre,
+            self.shared,
+            self.ticker,
+            self.slots,
+        );
         let requests = Arc::new(Requests::new(ProxyHandler::new(instances), options));
         if let Ok(address) = listener.local_addr() {
             complain(&format!("serves HTTP at {address}"));

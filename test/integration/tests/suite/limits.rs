@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lighter_testkit::{Docker, Image, Process};
+use lighter_testkit::{Docker, Driver, Image, Process, guest};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::shim::{Shim, eventually};
 use crate::{containerd_with, init};
@@ -89,15 +89,8 @@ fn cgroups_below_the_containers_own_are_removed() {
         .create("a", &shim.spec("a", &["/sleep.wasm", "100"]))
         .unwrap();
     shim.start_task("a").unwrap();
-    let root = PathBuf::from("/sys/fs/cgroup");
-    let below = format!("{}/a", shim.namespace);
-    let folders: Vec<PathBuf> = fs::read_dir(&root)
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path().join(&below))
-        .chain([root.join(&below)])
-        .filter(|folder| folder.join("cgroup.procs").exists())
-        .collect();
+    let mut folders = shim.cgroups("a");
+    folders.retain(|folder| folder.join("cgroup.procs").exists());
     assert!(!folders.is_empty());
     for folder in folders {
         fs::create_dir_all(folder.join("inner/most")).unwrap();
@@ -110,7 +103,7 @@ fn cgroups_below_the_containers_own_are_removed() {
 /// The file of a container's cgroup with one of these names, on cgroup v1 or v2.
 fn limit(shim: &Shim, id: &str, controller: &str, names: [&str; 2]) -> String {
     let root = PathBuf::from("/sys/fs/cgroup");
-    let below = format!("{}/{id}", shim.namespace);
+    let below = Driver::of_tests().folder(&shim.namespace, id);
     let legacy = root.join(controller).join(&below).join(names[0]);
     let text = fs::read_to_string(&legacy)
         .or_else(|_| fs::read_to_string(root.join(below).join(names[1])));
@@ -156,6 +149,9 @@ fn an_update_changes_each_limit_while_the_guest_runs() {
     // What is not named stays.
     shim.update("a", &json!({ "pids": { "limit": 31 } }))
         .unwrap();
+    shim.update("a", &json!({ "cpu": { "cpus": "0" } }))
+        .unwrap();
+    assert_eq!(quota().split(' ').next(), Some("20000"));
     assert_eq!(
         (memory(), pids()),
         ((128u64 << 20).to_string(), "31".into())
@@ -370,6 +366,32 @@ fn a_guest_needs_few_processes() {
     shim.remove("b");
 }
 
+/// A service needs a thread beside its first one, and as many processes has init while it is made.
+#[test]
+fn a_service_needs_two_processes() {
+    let docker = Docker::start();
+    docker.load(&Image::wasm("http-hello"));
+    let run = |name: &str, limit: &str| {
+        let flags = [
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--runtime=io.containerd.wasmtime.v1",
+            "--pids-limit",
+            limit,
+            "lighter/http-hello",
+        ];
+        docker.docker(flags).output()
+    };
+    run("one", "1").fails_with(&["failed to clone process"]);
+    run("two", "2").exits(0);
+    eventually("the service listens", || {
+        let log = docker.docker(["logs", "two"]).output();
+        log.stderr.contains("serves HTTP at")
+    });
+}
+
 /// The limit that growth ends at follows an update.
 #[test]
 fn growth_follows_a_docker_update_of_the_limit() {
@@ -409,4 +431,232 @@ fn growth_follows_a_docker_update_of_the_limit() {
         .output()
         .exits(0);
     assert_eq!(status("/grow?80"), "200");
+}
+
+/// A limit as the spec has it, at first and after an update, and what the kernel says it is.
+struct Limit {
+    resources: [Value; 2],
+    /// Controller and file of cgroup v1; a kernel may lack a file whose name ends with `?`.
+    v1: (&'static str, &'static str),
+    v2: &'static str,
+    /// On v1 and v2, at first and after the update.
+    expected: [[String; 2]; 2],
+}
+
+/// Most limits are the same numbers in both versions.
+fn same(name: [&'static str; 3], resources: [Value; 2], expected: [u64; 2]) -> Limit {
+    let expected = expected.map(|number| number.to_string());
+    Limit {
+        resources,
+        v1: (name[0], name[1]),
+        v2: name[2],
+        expected: [expected.clone(), expected],
+    }
+}
+
+fn table() -> Vec<Limit> {
+    let text = |texts: [&str; 2]| texts.map(str::to_owned);
+    let memory = |name: &str, mib: u64| json!({ "memory": { name: mib << 20 } });
+    let unified = |name: &str, bytes: u64| json!({ "unified": { name: bytes.to_string() } });
+    vec![
+        Limit {
+            resources: [20_000, 40_000]
+                .map(|quota| json!({ "cpu": { "quota": quota, "period": 100_000 } })),
+            v1: ("cpu", "cpu.cfs_quota_us"),
+            v2: "cpu.max",
+            expected: [
+                text(["20000", "40000"]),
+                text(["20000 100000", "40000 100000"]),
+            ],
+        },
+        Limit {
+            resources: [512, 2048].map(|shares| json!({ "cpu": { "shares": shares } })),
+            v1: ("cpu", "cpu.shares"),
+            v2: "cpu.weight",
+            expected: [text(["512", "2048"]), text(["59", "174"])],
+        },
+        Limit {
+            resources: ["0", "0-1"].map(|cpus| json!({ "cpu": { "cpus": cpus } })),
+            v1: ("cpuset", "cpuset.cpus"),
+            v2: "cpuset.cpus",
+            expected: [text(["0", "0-1"]), text(["0", "0-1"])],
+        },
+        same(
+            ["memory", "memory.limit_in_bytes", "memory.max"],
+            [64, 96].map(|mib| memory("limit", mib)),
+            [64 << 20, 96 << 20],
+        ),
+        same(
+            ["memory", "memory.soft_limit_in_bytes", "memory.low"],
+            [16, 24].map(|mib| memory("reservation", mib)),
+            [16 << 20, 24 << 20],
+        ),
+        Limit {
+            resources: [96, 128]
+                .map(|swap: u64| json!({ "memory": { "limit": 64 << 20, "swap": swap << 20 } })),
+            v1: ("memory", "memory.memsw.limit_in_bytes?"),
+            // Without the memory, which v1 counts in.
+            v2: "memory.swap.max",
+            expected: [
+                [96u64 << 20, 128 << 20].map(|bytes| bytes.to_string()),
+                [32u64 << 20, 64 << 20].map(|bytes| bytes.to_string()),
+            ],
+        },
+        same(
+            ["pids", "pids.max", "pids.max"],
+            [50, 60].map(|limit| json!({ "pids": { "limit": limit } })),
+            [50, 60],
+        ),
+        same(
+            ["", "", "memory.high"],
+            [48, 56].map(|mib| unified("memory.high", mib << 20)),
+            [48 << 20, 56 << 20],
+        ),
+        same(
+            ["", "", "memory.min"],
+            [4, 8].map(|mib| unified("memory.min", mib << 20)),
+            [4 << 20, 8 << 20],
+        ),
+        Limit {
+            resources: ["30000 100000", "60000 100000"]
+                .map(|max| json!({ "unified": { "cpu.max": max } })),
+            v1: ("", ""),
+            v2: "cpu.max",
+            expected: [text(["", ""]), text(["30000 100000", "60000 100000"])],
+        },
+    ]
+}
+
+#[test]
+fn each_limit_of_a_guest_is_the_kernels_and_follows_an_update() {
+    let shim = Shim::start();
+    let legacy = !PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists();
+    for (number, row) in table().into_iter().enumerate() {
+        let (controller, name) = row.v1;
+        if legacy && controller.is_empty() {
+            continue;
+        }
+        let id = format!("a{number}");
+        let mut spec = shim.spec(&id, &["/sleep.wasm", "100"]);
+        spec["linux"]["resources"] = row.resources[0].clone();
+        shim.create(&id, &spec).unwrap();
+        shim.start_task(&id).unwrap();
+        let name = match name.strip_suffix('?') {
+            Some(name)
+                if legacy
+                    && !shim
+                        .cgroups(&id)
+                        .iter()
+                        .any(|path| path.join(name).exists()) =>
+            {
+                shim.remove(&id);
+                continue;
+            }
+            Some(name) => name,
+            None => name,
+        };
+        let read = || limit(&shim, &id, controller, [name, row.v2]);
+        let expected = &row.expected[usize::from(!legacy)];
+        assert_eq!(read(), expected[0], "{}", row.resources[0]);
+        shim.update(&id, &row.resources[1]).unwrap();
+        assert_eq!(read(), expected[1], "{}", row.resources[1]);
+        shim.remove(&id);
+    }
+    assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// The CRI limits huge pages of each size whether anybody uses them or not.
+#[test]
+fn limits_of_huge_pages_are_none_where_there_is_no_controller() {
+    let shim = Shim::start();
+    let mut spec = shim.spec("a", &["/hello.wasm"]);
+    let limits = json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 0 }] });
+    spec["linux"]["resources"] = limits.clone();
+    shim.create("a", &spec).unwrap();
+    shim.start_task("a").unwrap();
+    shim.wait("a");
+    shim.delete("a").unwrap();
+    let error = {
+        spec["linux"]["resources"] = json!({ "unified": { "../memory.max": "1" } });
+        shim.create("a", &spec).unwrap_err()
+    };
+    assert!(
+        error.contains("INVALID_ARGUMENT") && error.contains("../memory.max"),
+        "{error}"
+    );
+    assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// Guests that compute without end, on one processor if they are several.
+fn computing(shim: &Shim, limits: &[Value]) -> Vec<i32> {
+    fs::copy(guest("busy"), shim.rootfs().join("busy.wasm")).unwrap();
+    let start = |(number, limit): (usize, &Value)| {
+        let id = format!("busy{number}");
+        let mut spec = shim.spec(&id, &["/busy.wasm"]);
+        spec["linux"]["resources"] = json!({ "cpu": limit });
+        let pid = shim.create(&id, &spec).unwrap();
+        shim.start_task(&id).unwrap();
+        pid
+    };
+    let pids: Vec<i32> = limits.iter().enumerate().map(start).collect();
+    eventually("they compute", || {
+        pids.iter().all(|pid| computed(*pid) > 10)
+    });
+    pids
+}
+
+/// What they compute in so long, in seconds.
+fn computed_in(time: Duration, pids: &[i32]) -> Vec<f64> {
+    let all = || pids.iter().map(|pid| computed(*pid)).collect::<Vec<_>>();
+    let before = all();
+    std::thread::sleep(time);
+    let spent = all()
+        .into_iter()
+        .zip(before)
+        .map(|(after, before)| after - before);
+    // Ticks, of which a second has a hundred (time(7)).
+    spent
+        .map(|ticks| f64::from(u32::try_from(ticks).unwrap()) / 100.0)
+        .collect()
+}
+
+#[test]
+fn a_guest_gets_the_share_of_a_processor_that_its_quota_is() {
+    let shim = Shim::start();
+    let pids = computing(&shim, &[json!({ "quota": 20_000, "period": 100_000 })]);
+    let share = |seconds: u64| computed_in(Duration::from_secs(seconds), &pids)[0] / seconds as f64;
+    let first = share(10);
+    assert!((0.17..0.23).contains(&first), "{first}");
+    shim.update(
+        "busy0",
+        &json!({ "cpu": { "quota": 40_000, "period": 100_000 } }),
+    )
+    .unwrap();
+    let second = share(10);
+    assert!((0.36..0.44).contains(&second), "{second}");
+    println!("shares of 0.2 and 0.4 processors: {first} {second}");
+    shim.remove("busy0");
+}
+
+#[test]
+fn guests_share_a_processor_by_their_weights() {
+    let shim = Shim::start();
+    let limits = [1024, 256].map(|shares| json!({ "shares": shares, "cpus": "0" }));
+    let pids = computing(&shim, &limits);
+    let ratio = || {
+        let spent = computed_in(Duration::from_secs(8), &pids);
+        spent[0] / spent[1]
+    };
+    // runc's conversion makes 100 and 35 of these shares on cgroup v2.
+    let legacy = !PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists();
+    let expected = if legacy { 4.0 } else { 100.0 / 35.0 };
+    let first = ratio();
+    assert!((0.8..1.25).contains(&(first / expected)), "{first}");
+    shim.update("busy1", &json!({ "cpu": { "shares": 1024 } }))
+        .unwrap();
+    let second = ratio();
+    assert!((0.8..1.25).contains(&second), "{second}");
+    println!("ratios of unequal and equal weights: {first} {second}");
+    shim.remove("busy0");
+    shim.remove("busy1");
 }

@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod command_line;
+mod composition;
+mod devices;
 mod docker;
 mod dockerfile;
 mod endings;

@@ -313,6 +313,36 @@ fn a_guest_of_a_plain_user_has_no_capabilities() {
     shim.remove("plain");
 }
 
+/// Whoever may trace a guest's process has what it has open, such as a debugger in the same
+/// pod. The code is what all containers of the node run that have this program.
+#[test]
+fn a_guests_code_cannot_be_written_by_who_may_trace_it() {
+    let shim = Shim::start();
+    let pid = shim
+        .create("traced", &shim.spec("traced", &["/sleep.wasm", "100"]))
+        .unwrap();
+    shim.start_task("traced").unwrap();
+    let code: Vec<PathBuf> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            fs::read_link(path).is_ok_and(|path| path.to_string_lossy().contains("-command-"))
+        })
+        .collect();
+    assert!(code.len() >= 2, "{code:?}: the lock and what is mapped");
+    for path in code {
+        let error = fs::File::options().write(true).open(&path).unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(nix::libc::EROFS),
+            "{}",
+            path.display()
+        );
+    }
+    shim.remove("traced");
+}
+
 /// Create answers for a task only once, and a wrong id is refused before anything is done.
 #[test]
 fn ids_are_taken_once_and_are_no_paths() {

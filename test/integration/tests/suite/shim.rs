@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::{Client, TaskClient};
-use lighter_testkit::{Process, guest, shim_binary};
+use lighter_testkit::{Driver, Process, guest, shim_binary};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 
-/// How long any call may take.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long any call may take, also on the emulated machine.
+const LIMIT: Duration = Duration::from_secs(120);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -111,7 +111,7 @@ impl Shim {
                 { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
             ],
             "linux": {
-                "cgroupsPath": format!("/{}/{id}", self.namespace),
+                "cgroupsPath": Driver::of_tests().path(&self.namespace, id),
                 "namespaces": [
                     { "type": "pid" }, { "type": "mount" }, { "type": "ipc" },
                     { "type": "uts" }, { "type": "network" },
@@ -379,15 +379,24 @@ impl Shim {
         Process::read(self.pid).is_some_and(|process| process.state != 'Z')
     }
 
+    /// The folders that a container's cgroup has or would have, on cgroup v1 and v2.
+    pub fn cgroups(&self, id: &str) -> Vec<PathBuf> {
+        let folder = Driver::of_tests().folder(&self.namespace, id);
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(root).unwrap().flatten();
+        hierarchies
+            .map(|entry| entry.path().join(&folder))
+            .chain([root.join(&folder)])
+            .collect()
+    }
+
     /// What is left of containers: cgroups and state.
     pub fn leftovers(&self) -> Vec<PathBuf> {
-        let mut roots: Vec<PathBuf> = fs::read_dir("/sys/fs/cgroup")
-            .unwrap()
-            .flatten()
-            .map(|entry| entry.path().join(&self.namespace))
+        let cgroups = self.cgroups("any").into_iter();
+        let mut roots: Vec<PathBuf> = cgroups
+            .filter_map(|folder| Some(folder.parent()?.to_owned()))
             .collect();
         roots.push(Path::new("/run/lighter").join(&self.namespace));
-        roots.push(Path::new("/sys/fs/cgroup").join(&self.namespace));
         let folders = roots
             .iter()
             .filter_map(|root| fs::read_dir(root).ok())
@@ -422,13 +431,7 @@ impl Drop for Shim {
                     .output();
             }
         }
-        for root in fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = fs::remove_dir(root.path().join(&self.namespace));
-        }
+        Driver::of_tests().remove_top(&self.namespace);
         let _ = fs::remove_dir(Path::new("/run/lighter").join(&self.namespace));
         let _ = fs::remove_dir_all(&self.folder);
     }

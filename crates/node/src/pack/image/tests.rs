@@ -24,14 +24,21 @@ fn component() -> Vec<u8> {
     .unwrap()
 }
 
-fn recipe(form: Form, bytes: Vec<u8>) -> Recipe {
+fn wasm(path: &str, bytes: Vec<u8>) -> Wasm {
     let (world, interface) = lighter_wasm::inspect(&bytes).unwrap();
-    Recipe {
-        form,
-        program: "/app.wasm".parse().unwrap(),
+    Wasm {
+        path: path.parse().unwrap(),
         bytes,
         world,
         interface,
+    }
+}
+
+fn recipe(form: Form, bytes: Vec<u8>) -> Recipe {
+    Recipe {
+        form,
+        program: wasm("/app.wasm", bytes),
+        components: Vec::new(),
         files: Layer::default(),
         name: Some("me/app:1".parse().unwrap()),
         process: Process::default(),
@@ -281,6 +288,87 @@ fn an_entrypoint_that_is_not_in_the_image_is_refused() {
             "{error}"
         );
     }
+}
+
+/// A component that imports and exports these.
+fn linked(imports: &[&str], export: &str) -> Vec<u8> {
+    let imports: String = imports
+        .iter()
+        .map(|name| format!(r#"(import "{name}" (instance))"#))
+        .collect();
+    let text = format!(r#"(component {imports} (instance $i) (export "{export}" (instance $i)))"#);
+    wat::parse_str(text).unwrap()
+}
+
+fn composed(form: Form) -> Recipe {
+    let app = linked(
+        &["acme:lib/a", "wasi:cli/stdout@0.2.0"],
+        "wasi:cli/run@0.2.0",
+    );
+    let mut recipe = recipe(form, app);
+    let a = linked(&["acme:lib/b", "wasi:io/streams@0.2.0"], "acme:lib/a");
+    let b = linked(&["wasi:io/streams@0.2.0"], "acme:lib/b");
+    recipe.components = vec![wasm("/a.wasm", a), wasm("/b.wasm", b)];
+    recipe
+}
+
+#[test]
+fn components_are_layers_with_titles() {
+    for form in [Form::Artifact, Form::Runwasi, Form::Legacy] {
+        let recipe = composed(form);
+        let read = Read::new(&recipe);
+        let manifest = read.manifest();
+        assert_eq!(manifest["annotations"], json!({ COMPOSE: "true" }));
+        let layers = manifest["layers"].as_array().unwrap();
+        for (layer, wasm) in layers.iter().zip(programs(&recipe)) {
+            assert_eq!(layer["mediaType"], form.program_layer().unwrap());
+            assert_eq!(read.blob(layer), wasm.bytes);
+            assert_eq!(layer["annotations"][TITLE], wasm.path.relative());
+        }
+        assert_eq!(layers.len(), 3);
+        let config = read.config();
+        assert_eq!(config["config"]["Entrypoint"], json!(["/app.wasm"]));
+        if form == Form::Artifact {
+            assert_eq!(config["layerDigests"].as_array().unwrap().len(), 3);
+            let component = &config["component"];
+            assert_eq!(component["exports"], json!(["wasi:cli/run@0.2.0"]));
+            assert_eq!(
+                component["imports"],
+                json!(["wasi:cli/stdout@0.2.0", "wasi:io/streams@0.2.0"])
+            );
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_composed_is_refused() {
+    let error = image(&composed(Form::Linux)).unwrap_err();
+    assert!(error.contains("--form artifact"), "{error}");
+    let refused = |change: &dyn Fn(&mut Recipe), text: &str| {
+        let mut recipe = composed(Form::Artifact);
+        change(&mut recipe);
+        let error = image(&recipe).unwrap_err();
+        assert!(error.contains(text), "{error}");
+    };
+    refused(
+        &|recipe| recipe.components[1].path = "/app.wasm".parse().unwrap(),
+        "two components are called app.wasm",
+    );
+    refused(
+        &|recipe| recipe.components[1].bytes = recipe.components[0].bytes.clone(),
+        "b.wasm has the same contents",
+    );
+    refused(
+        &|recipe| recipe.process.entrypoint = vec!["/a.wasm".to_owned()],
+        "has to be /app.wasm",
+    );
+    refused(
+        &|recipe| recipe.annotations = pairs(&[(COMPOSE, "false")]),
+        "different things",
+    );
+    let mut recipe = composed(Form::Artifact);
+    recipe.process.entrypoint = vec!["app.wasm#run".to_owned()];
+    image(&recipe).unwrap();
 }
 
 fn texts() -> impl Strategy<Value = BTreeMap<String, String>> {

@@ -1,0 +1,181 @@
+//! Limits of a spec or an update where libcgroups 0.7 and runc part ways.
+
+use std::fs;
+use std::path::Path;
+
+use libcgroups::common::{CgroupManager, ControllerOpt, DEFAULT_CGROUP_ROOT};
+use libcgroups::v1::ControllerType;
+use libcgroups::v1::util::get_subsystem_mount_point;
+use lighter_core::{ErrorClass, Failure};
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use crate::cgroup_files::{folder, is_systemd, is_unified, plain_path};
+use crate::manage::ContainerLocation;
+
+/// Files of cgroup v2 that libcgroups gets wrong when it tells systemd of them: it scales the
+/// first two as if they were others, and sends the last two in a type that systemd refuses.
+const NOT_FOR_SYSTEMD: [&str; 4] = ["cpu.max", "cpu.weight", "cpuset.cpus", "cpuset.mems"];
+
+/// The spec with limits that libcgroups can set.
+pub(crate) fn adapt(spec: &mut Spec) -> Result<(), Failure> {
+    let Some(mut linux) = spec.linux().clone() else {
+        return Ok(());
+    };
+    let Some(resources) = linux.resources().clone() else {
+        return Ok(());
+    };
+    let mut resources = possible(resources)?;
+    if linux
+        .cgroups_path()
+        .as_ref()
+        .is_some_and(|path| is_systemd(path))
+    {
+        resources = for_systemd(&resources);
+    }
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
+    Ok(())
+}
+
+/// Without limits of what the host does not have, and without names that lead out of the cgroup.
+pub(crate) fn possible(mut resources: LinuxResources) -> Result<LinuxResources, Failure> {
+    for name in resources.unified().iter().flatten().map(|(name, _)| name) {
+        if name.contains('/') || !name.contains('.') {
+            return Err(Failure::invalid(format!(
+                "the unified resource \"{name}\" is not the name of a cgroup's file"
+            )));
+        }
+    }
+    let has_limits = resources
+        .hugepage_limits()
+        .as_ref()
+        .is_some_and(|limits| !limits.is_empty());
+    if has_limits && !has_huge_pages()? {
+        // The CRI limits each size of a page, wanted or not.
+        tracing::warn!("limits of huge pages do not hold: the host has no hugetlb controller");
+        resources.set_hugepage_limits(None);
+    }
+    Ok(resources)
+}
+
+fn has_huge_pages() -> Result<bool, Failure> {
+    let root = Path::new(DEFAULT_CGROUP_ROOT);
+    if is_unified()? {
+        let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        return Ok(controllers.split_whitespace().any(|name| name == "hugetlb"));
+    }
+    Ok(
+        root.join("hugetlb").is_dir()
+            || get_subsystem_mount_point(&ControllerType::HugeTlb).is_ok(),
+    )
+}
+
+/// What libcgroups can tell systemd of.
+fn for_systemd(resources: &LinuxResources) -> LinuxResources {
+    let mut resources = resources.clone();
+    let unified = resources.unified().clone().map(|mut unified| {
+        unified.retain(|name, value| {
+            !NOT_FOR_SYSTEMD.contains(&name.as_str()) && value.trim().parse::<u64>().is_ok()
+        });
+        unified
+    });
+    resources.set_unified(unified);
+    if let Some(cpu) = resources.cpu_mut() {
+        cpu.set_cpus(None).set_mems(None);
+    }
+    resources
+}
+
+/// An update as libcgroups has to tell systemd of it: it takes a quota that is not named for one
+/// that is lifted.
+pub(crate) fn update_for_systemd(
+    location: &ContainerLocation,
+    resources: &LinuxResources,
+) -> Result<LinuxResources, Failure> {
+    let mut resources = for_systemd(resources);
+    let Some(mut cpu) = resources.cpu().clone() else {
+        return Ok(resources);
+    };
+    let now = folder(location, ControllerType::Cpu)?.join("cpu.max");
+    let now = fs::read_to_string(now).unwrap_or_default();
+    if let Some((quota, period)) = now.trim().split_once(' ') {
+        if cpu.quota().is_none() {
+            cpu.set_quota(quota.parse().ok());
+        }
+        if cpu.period().is_none() {
+            cpu.set_period(period.parse().ok());
+        }
+    }
+    resources.set_cpu(Some(cpu));
+    Ok(resources)
+}
+
+/// Writes limits to the cgroup that systemd has made, as runc does after it has told systemd of
+/// those that it knows.
+pub(crate) fn complete(
+    location: &ContainerLocation,
+    resources: &LinuxResources,
+) -> Result<(), Failure> {
+    if !location.cgroup_path().is_some_and(|path| is_systemd(&path)) {
+        return Ok(());
+    }
+    if resources.hugepage_limits().is_some() {
+        enable_huge_pages(location);
+    }
+    let options = ControllerOpt {
+        resources,
+        disable_oom_killer: false,
+        oom_score_adj: None,
+        freezer_state: None,
+    };
+    location
+        .require_cgroup()?
+        .apply(&options)
+        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))
+}
+
+/// systemd knows nothing of this controller. Whether it could be enabled shows when the limit is
+/// written.
+fn enable_huge_pages(location: &ContainerLocation) {
+    let Some(path) = location.cgroup_path() else {
+        return;
+    };
+    let path = Path::new(DEFAULT_CGROUP_ROOT).join(plain_path(&path));
+    let above = path.ancestors().skip(1);
+    let above = above.take_while(|folder| folder.starts_with(DEFAULT_CGROUP_ROOT));
+    for folder in above.collect::<Vec<_>>().into_iter().rev() {
+        let _ = fs::write(folder.join("cgroup.subtree_control"), "+hugetlb");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources(json: &str) -> LinuxResources {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_name_that_leads_out_of_the_cgroup_is_refused() {
+        for name in ["../x/memory.max", "memory.max/..", "cgroup"] {
+            let failure = possible(resources(&format!(r#"{{"unified": {{"{name}": "1"}}}}"#)));
+            assert!(failure.unwrap_err().message.contains(name));
+        }
+        assert!(possible(resources(r#"{"unified": {"memory.high": "1"}}"#)).is_ok());
+    }
+
+    #[test]
+    fn systemd_is_told_what_libcgroups_can_say() {
+        let told = for_systemd(&resources(
+            r#"{"unified": {"cpu.max": "10000 100000", "memory.high": "4096", "memory.max": "max"}}"#,
+        ));
+        let names: Vec<_> = told
+            .unified()
+            .iter()
+            .flatten()
+            .map(|(name, _)| name.clone())
+            .collect();
+        assert_eq!(names, ["memory.high"]);
+    }
+}
