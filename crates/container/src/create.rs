@@ -8,13 +8,13 @@ use libcontainer::syscall::syscall::SyscallType;
 use lighter_core::{Created, ErrorClass, Executed, Failure, Mount, Stdio};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use crate::counters::CountersPage;
 use crate::diagnosis::Diagnosis;
-use crate::executor::{ContainerExecutor, Workload};
+use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::manage::ContainerLocation;
-use crate::memory_limit::{self, MemoryLimit};
 use crate::{
-    cgroup_files, console, cwd, devices, guest_view, limits, manage, memory_watch, native_spec,
-    rootfs, stdio,
+    cgroup_files, console, cwd, devices, guest_view, limits, manage, memory_limit, memory_watch,
+    native_spec, rootfs, stdio,
 };
 
 /// What Create is asked for.
@@ -79,6 +79,13 @@ fn build(
         None
     };
     let descriptors = workload.descriptors()?;
+    let page = if is_guest {
+        CountersPage::new(location)
+            .map_err(|error| uncounted(&error))
+            .ok()
+    } else {
+        None
+    };
 
     let adapted = native_spec::adapt(&spec)?;
     let bundle = if let Workload::Guest { path, .. } = &workload {
@@ -96,7 +103,10 @@ fn build(
         systemd,
         workload,
         descriptors,
-        memory_limit,
+        context: GuestContext {
+            memory_limit,
+            counters: page.as_ref().map(|page| page.counters).unwrap_or_default(),
+        },
     };
     let resources = spec
         .linux()
@@ -111,6 +121,11 @@ fn build(
     if is_guest {
         guest_view::seal(executed.pid)?;
     }
+    if let Some(page) = page
+        && let Err(error) = page.publish(location, executed.pid)
+    {
+        uncounted(&error);
+    }
     // A host without a memory controller has nothing to watch.
     if let Ok(watch) = memory_watch::watch(location) {
         for (what, descriptor) in watch {
@@ -123,6 +138,11 @@ fn build(
         owns_pid_namespace: guest_view::has_own(&spec, LinuxNamespaceType::Pid),
         stdio: executed,
     })
+}
+
+/// A container that cannot be watched runs all the same.
+fn uncounted(error: &std::io::Error) {
+    tracing::warn!("the container has no counters for `lighter metrics`: {error}");
 }
 
 /// Gives a guest that would have no argument its name: some images have no entrypoint, and a process
@@ -144,7 +164,7 @@ struct Prepared {
     workload: Workload,
     /// Descriptors that the workload needs.
     descriptors: Vec<RawFd>,
-    memory_limit: Option<MemoryLimit>,
+    context: GuestContext,
 }
 
 fn run_libcontainer(
@@ -158,7 +178,7 @@ fn run_libcontainer(
         systemd,
         workload,
         descriptors,
-        memory_limit,
+        context,
     } = prepared;
     let location = &request.location;
     let terminal = request.stdio.terminal;
@@ -167,13 +187,8 @@ fn run_libcontainer(
     let opened = stdio::open(&request.stdio, owner, location)?;
     let diagnosis = Diagnosis::start()
         .map_err(|error| Failure::internal(format!("cannot make a memory file: {error}")))?;
-    let executor = ContainerExecutor::new(
-        workload,
-        descriptors,
-        terminal,
-        memory_limit,
-        diagnosis.clone(),
-    );
+    let executor =
+        ContainerExecutor::new(workload, descriptors, terminal, context, diagnosis.clone());
     let failed =
         |error: std::io::Error| Failure::internal(format!("cannot make the terminal: {error}"));
 

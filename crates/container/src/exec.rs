@@ -25,7 +25,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::console::{self, Terminal};
 use crate::create::load_spec;
 use crate::diagnosis::Diagnosis;
-use crate::executor::{ContainerExecutor, Workload};
+use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::fork::{fork_sibling, pidfd_open};
 use crate::manage::ContainerLocation;
 use crate::memory_limit;
@@ -99,10 +99,14 @@ fn run(
         }
         _ => None,
     };
-    let memory_limit = if is_guest {
-        Some(memory_limit::find(location)?)
-    } else {
-        None
+    let context = GuestContext {
+        memory_limit: if is_guest {
+            Some(memory_limit::find(location)?)
+        } else {
+            None
+        },
+        // The page is init's: a process that is killed cannot take back what it has counted.
+        ..GuestContext::default()
     };
     let code = workload.descriptors()?;
 
@@ -141,7 +145,7 @@ fn run(
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| Failure::internal(format!("cannot protect the process: {error}")))?;
     join(location, &process, &init)?;
-    let executor = ContainerExecutor::new(workload, code, false, memory_limit, diagnosis.clone());
+    let executor = ContainerExecutor::new(workload, code, false, context, diagnosis.clone());
     let child = Child {
         spec: &spec,
         process: &process,

@@ -13,7 +13,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
-use lighter_core::{ExitReason, Failure};
+use lighter_core::{Counters, ExitReason, Failure};
 use nix::errno::Errno;
 
 use crate::diagnosis::Diagnosis;
@@ -40,8 +40,17 @@ pub struct GuestProcess {
     pub env: Vec<(String, String)>,
     /// Working directory, absolute.
     pub cwd: String,
-    /// The memory limit of its container.
+    /// What it has of its container.
+    pub context: GuestContext,
+}
+
+/// What a guest's process has of its container, to read and to write.
+#[derive(Clone, Debug, Default)]
+pub struct GuestContext {
+    /// The memory limit.
     pub memory_limit: Option<MemoryLimit>,
+    /// Where it counts what it does.
+    pub counters: &'static Counters,
 }
 
 /// What the entrypoint of a container is.
@@ -96,7 +105,7 @@ pub(crate) struct ContainerExecutor {
     descriptors: Rc<Vec<RawFd>>,
     /// Whether stdio is a terminal that the guest's process has to take control of.
     terminal: bool,
-    memory_limit: Option<MemoryLimit>,
+    context: GuestContext,
     home: Rc<RefCell<Option<String>>>,
     program: Rc<RefCell<PathBuf>>,
     diagnosis: Diagnosis,
@@ -107,14 +116,14 @@ impl ContainerExecutor {
         workload: Workload,
         descriptors: Vec<RawFd>,
         terminal: bool,
-        memory_limit: Option<MemoryLimit>,
+        context: GuestContext,
         diagnosis: Diagnosis,
     ) -> Self {
         Self {
             workload: Rc::new(RefCell::new(Some(workload))),
             descriptors: Rc::new(descriptors),
             terminal,
-            memory_limit,
+            context,
             home: Rc::default(),
             program: Rc::default(),
             diagnosis,
@@ -146,7 +155,7 @@ impl ContainerExecutor {
             cwd: cwd
                 .filter(|cwd| !cwd.is_empty())
                 .unwrap_or_else(|| "/".to_owned()),
-            memory_limit: self.memory_limit.clone(),
+            context: self.context.clone(),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod cgroup_files;
 mod console;
+mod counters;
 mod create;
 mod cwd;
 mod devices;
@@ -32,7 +33,7 @@ mod update;
 
 pub use create::{CreateRequest, create};
 pub use exec::{ExecRequest, exec};
-pub use executor::{Guest, GuestProcess, Workload};
+pub use executor::{Guest, GuestContext, GuestProcess, Workload};
 pub use fork::{Operation, apart, pin_name_service};
 pub use manage::{ContainerLocation, pause, pids, remove, resume, signal_all, start};
 pub use memory_limit::MemoryLimit;

@@ -5,15 +5,11 @@ use std::path::{Path, PathBuf};
 use libcgroups::common::{AnyCgroupManager, CgroupConfig, CgroupManager, FreezerState};
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus};
-use lighter_core::{ContainerId, ErrorClass, Failure};
+use lighter_core::{ContainerId, ErrorClass, Failure, STATE_ROOT};
 use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
-use crate::{cgroup_files, rootfs};
-
-/// Root of libcontainer's state; below it a folder for each containerd namespace, because ids
-/// repeat between namespaces.
-const STATE_ROOT: &str = "/run/lighter";
+use crate::{cgroup_files, counters, rootfs};
 
 /// Which container, and where its files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +190,7 @@ pub fn pids(location: &ContainerLocation) -> Result<Vec<i32>, Failure> {
 /// the `delete` binary.
 pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
     let mut failures = Vec::new();
+    counters::keep(location);
     if let Ok(mut container) = location.load() {
         // A pid in the state file may be another process by now; cgroups tell for sure.
         if container.status() != ContainerStatus::Stopped {

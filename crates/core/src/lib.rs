@@ -1,13 +1,18 @@
 //! The decisions of Lighter without any input or output: which request is legal in which
 //! state, in which order events leave, how a process ended, what class an error has.
 
+mod counters;
 mod exit;
 mod failure;
 mod id;
 mod lifecycle;
 mod operation;
 mod processes;
+mod state;
 
+pub use counters::{
+    COUNTERS_BYTES, Count, Counters, DURATION_BOUNDS, RequestEnd, Snapshot, TrapKind,
+};
 pub use exit::ExitReason;
 pub use failure::{ErrorClass, Failure};
 pub use id::{ContainerId, InvalidContainerId};
@@ -17,3 +22,6 @@ pub use operation::{
     RuntimeOptions, Statistics, StatisticsV1, StatisticsV2, Stdio,
 };
 pub use processes::{Due, INIT, Processes};
+pub use state::{
+    COUNTERS_FILE, ENDED_FOLDER, KEPT_FOR, MOST_KEPT, ProcessTimes, STATE_FILE, STATE_ROOT,
+};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use lighter_wasm::{ArtifactCache, Variant};
 
+use crate::metrics::Address;
 use crate::pack::PackArguments;
 
 /// Looks after WebAssembly containers on this node.
@@ -42,6 +43,12 @@ pub enum Task {
     /// Look after compiled code
     #[command(subcommand)]
     Cache(CacheTask),
+    /// Print what containers use and do, for Prometheus
+    Metrics {
+        /// Serve it at /metrics instead: HOST:PORT, or unix:PATH
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<Address>,
+    },
     /// Check whether this node can run Wasm containers; exit status 1 if not
     Doctor,
 }

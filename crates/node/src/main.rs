@@ -4,12 +4,14 @@
 //! main -> arguments -> precompile   compile images' programs before they are started
 //!                   -> cache        what is compiled: list, check, remove
 //!                   -> pack         a Wasm file becomes an image
+//!                   -> metrics      what containers use and do
 //!                   -> doctor       what this node lacks
 //! ```
 
 mod arguments;
 mod cache;
 mod doctor;
+mod metrics;
 mod node;
 mod pack;
 mod precompile;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Task::Precompile { files, variant } => precompile::run(&node, &files, variant),
         Task::Pack(arguments) => pack::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
+        Task::Metrics { listen } => metrics::run(listen).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),
     });
     done.unwrap_or_else(|error| {

@@ -229,8 +229,10 @@ impl Guest for WasmGuest {
             env: process.env,
             cwd: process.cwd,
             memory_limit: process
+                .context
                 .memory_limit
                 .map(|limit| Arc::new(move || limit.bytes()) as MemoryLimit),
+            counters: process.context.counters,
         })
     }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use lighter_core::Counters;
 use tokio::sync::Notify;
 use wasmtime::{PoolingAllocatorMetrics, ResourceLimiter};
 
@@ -37,15 +38,18 @@ pub(crate) struct MemoryBudget {
     /// times at its start.
     until_asked: AtomicU32,
     used: AtomicU64,
+    counters: &'static Counters,
     /// Told whenever something is given back.
     freed: Notify,
 }
 
 impl MemoryBudget {
-    /// A budget below `limit`, for guests that get their memory from the pool of `idle`.
+    /// A budget below `limit`, for guests that get their memory from the pool of `idle` and
+    /// count it in `counters`.
     pub(crate) fn new(
         limit: Option<MemoryLimit>,
         idle: Option<PoolingAllocatorMetrics>,
+        counters: &'static Counters,
     ) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -53,6 +57,7 @@ impl MemoryBudget {
             known: AtomicU64::new(0),
             until_asked: AtomicU32::new(0),
             used: AtomicU64::new(0),
+            counters,
             freed: Notify::new(),
         })
     }
@@ -122,6 +127,8 @@ impl MemoryBudget {
 pub(crate) struct StoreBudget {
     budget: Arc<MemoryBudget>,
     held: u64,
+    /// The part of it that is linear memory.
+    linear: u64,
     /// What was taken last; given back when the system then had no memory after all.
     last: u64,
     refused: bool,
@@ -132,6 +139,7 @@ impl StoreBudget {
         Self {
             budget: Arc::clone(budget),
             held: 0,
+            linear: 0,
             last: 0,
             refused: false,
         }
@@ -152,15 +160,18 @@ impl StoreBudget {
         true
     }
 
-    fn growth_failed(&mut self) {
+    /// Answers what is given back.
+    fn growth_failed(&mut self) -> u64 {
         let last = std::mem::take(&mut self.last);
         self.held -= last;
         self.budget.give_back(last);
+        last
     }
 }
 
 impl Drop for StoreBudget {
     fn drop(&mut self) {
+        self.budget.counters.memory_given_back(self.linear);
         self.budget.give_back(self.held);
     }
 }
@@ -172,11 +183,19 @@ impl ResourceLimiter for StoreBudget {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.grow(desired.saturating_sub(current) as u64))
+        let bytes = desired.saturating_sub(current) as u64;
+        let granted = self.grow(bytes);
+        if granted {
+            self.linear += bytes;
+            self.budget.counters.memory_taken(bytes);
+        }
+        Ok(granted)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.growth_failed();
+        let bytes = self.growth_failed();
+        self.linear -= bytes;
+        self.budget.counters.memory_given_back(bytes);
         Ok(())
     }
 
@@ -202,7 +221,11 @@ mod tests {
     use super::*;
 
     fn limited(bytes: u64) -> Arc<MemoryBudget> {
-        MemoryBudget::new(Some(Arc::new(move || Some(bytes))), None)
+        MemoryBudget::new(
+            Some(Arc::new(move || Some(bytes))),
+            None,
+            Default::default(),
+        )
     }
 
     #[test]
@@ -218,7 +241,7 @@ mod tests {
         let limit = Arc::new(AtomicU64::new(100 << 20));
         let shared = Arc::clone(&limit);
         let ask: MemoryLimit = Arc::new(move || Some(shared.load(Ordering::Relaxed)));
-        let budget = MemoryBudget::new(Some(ask), None);
+        let budget = MemoryBudget::new(Some(ask), None, Default::default());
         let mut store = StoreBudget::of(&budget);
         assert!(store.memory_growing(0, 80 << 20, None).unwrap());
         assert!(!store.memory_growing(80 << 20, 200 << 20, None).unwrap());
@@ -228,7 +251,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_everything_is_granted() {
-        let mut store = StoreBudget::of(&MemoryBudget::new(None, None));
+        let mut store = StoreBudget::of(&MemoryBudget::new(None, None, Default::default()));
         assert!(store.memory_growing(0, 1 << 40, None).unwrap());
         assert!(!store.was_refused());
     }

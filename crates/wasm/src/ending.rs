@@ -3,13 +3,17 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
-use lighter_core::ExitReason;
+use lighter_core::{Counters, ExitReason, TrapKind};
 use wasmtime::{ThrownException, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 /// The reason for which a call into the guest `name` failed, and the text for its stderr, empty
-/// when the guest just called exit.
-pub(crate) fn of_error(name: &str, error: &wasmtime::Error) -> (ExitReason, String) {
+/// when the guest just called exit. A trap is counted.
+pub(crate) fn of_error(
+    name: &str,
+    error: &wasmtime::Error,
+    counters: &Counters,
+) -> (ExitReason, String) {
     if let Some(I32Exit(status)) = error.downcast_ref() {
         // A process gives its parent the lowest eight bits of its status, and so do we.
         return (ExitReason::Exited(*status as u8), String::new());
@@ -19,14 +23,14 @@ pub(crate) fn of_error(name: &str, error: &wasmtime::Error) -> (ExitReason, Stri
     } else {
         error.root_cause().to_string()
     };
-    let backtrace = error.downcast_ref::<WasmBacktrace>();
-    let trapped = backtrace.is_some() || error.is::<Trap>() || error.is::<ThrownException>();
-    if !trapped {
+    let Some(kind) = trap_kind(error) else {
         return (
             ExitReason::HostFailure,
             format!("lighter: cannot run {name}: {error:#}\n"),
         );
-    }
+    };
+    counters.trapped(kind);
+    let backtrace = error.downcast_ref::<WasmBacktrace>();
     let mut text = format!("lighter: {name} trapped: {cause}\n");
     if let Some(backtrace) = backtrace.filter(|backtrace| !backtrace.frames().is_empty()) {
         let frames = backtrace.to_string();
@@ -37,6 +41,27 @@ pub(crate) fn of_error(name: &str, error: &wasmtime::Error) -> (ExitReason, Stri
         text.push_str(&format!("wasm backtrace:\n{}\n", frames.trim_end()));
     }
     (ExitReason::Trapped, text)
+}
+
+/// Why the guest trapped; `None` if it did not, and the host is at fault.
+fn trap_kind(error: &wasmtime::Error) -> Option<TrapKind> {
+    let kind = match error.downcast_ref() {
+        Some(Trap::UnreachableCodeReached) => TrapKind::Unreachable,
+        Some(Trap::MemoryOutOfBounds | Trap::HeapMisaligned) => TrapKind::MemoryOutOfBounds,
+        Some(Trap::TableOutOfBounds | Trap::IndirectCallToNull | Trap::BadSignature) => {
+            TrapKind::IndirectCall
+        }
+        Some(
+            Trap::IntegerDivisionByZero | Trap::IntegerOverflow | Trap::BadConversionToInteger,
+        ) => TrapKind::Arithmetic,
+        Some(Trap::StackOverflow) => TrapKind::StackOverflow,
+        Some(Trap::OutOfFuel) => TrapKind::OutOfFuel,
+        Some(_) => TrapKind::Other,
+        None if error.is::<ThrownException>() => TrapKind::Exception,
+        None if error.is::<WasmBacktrace>() => TrapKind::Other,
+        None => return None,
+    };
+    Some(kind)
 }
 
 /// Where Kubernetes reads why a container ended (`terminationMessagePath`, by default): a file
@@ -85,7 +110,7 @@ mod tests {
     #[test]
     fn exit_keeps_the_lowest_eight_bits() {
         for (status, expected) in [(0, 0), (7, 7), (255, 255), (256, 0), (-1, 255)] {
-            let (reason, text) = of_error("app", &I32Exit(status).into());
+            let (reason, text) = of_error("app", &I32Exit(status).into(), Default::default());
             assert_eq!(reason, ExitReason::Exited(expected));
             assert_eq!(text, "");
         }
@@ -93,12 +118,20 @@ mod tests {
 
     #[test]
     fn a_trap_is_told_from_a_failure_of_the_host() {
-        let (reason, text) = of_error("/app.wasm", &Trap::MemoryOutOfBounds.into());
+        let (reason, text) = of_error(
+            "/app.wasm",
+            &Trap::MemoryOutOfBounds.into(),
+            Default::default(),
+        );
         assert_eq!(reason, ExitReason::Trapped);
         assert!(text.starts_with("lighter: /app.wasm trapped: "), "{text}");
         assert!(text.contains("out of bounds memory access"), "{text}");
 
-        let (reason, text) = of_error("app", &wasmtime::Error::msg("no memory left"));
+        let (reason, text) = of_error(
+            "app",
+            &wasmtime::Error::msg("no memory left"),
+            Default::default(),
+        );
         assert_eq!(reason, ExitReason::HostFailure);
         assert_eq!(text, "lighter: cannot run app: no memory left\n");
     }

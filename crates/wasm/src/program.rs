@@ -4,6 +4,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use lighter_core::{Count, Counters};
 
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Type};
@@ -89,6 +92,28 @@ pub struct Program {
     pub(crate) page_map: Option<(PageMap, usize)>,
     /// Locks the artifact, so that it is not evicted while this process maps it.
     pub(crate) artifact: File,
+    pub(crate) preparation: Preparation,
+}
+
+/// What it took to make a program ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Preparation {
+    /// Nothing: its code was in the cache.
+    Found,
+    /// It was compiled in this time, which includes waiting for a turn.
+    Compiled(Duration),
+}
+
+impl Preparation {
+    pub(crate) fn count(self, counters: &Counters) {
+        match self {
+            Self::Found => counters.add(Count::CacheHits, 1),
+            Self::Compiled(time) => {
+                counters.add(Count::CacheMisses, 1);
+                counters.add(Count::CompileTime, time.as_nanos() as u64);
+            }
+        }
+    }
 }
 
 /// The kinds of programs, with the function that starts each.
@@ -117,10 +142,11 @@ struct Mapped {
     engine: Engine,
     page_map: Option<(PageMap, usize)>,
     artifact: File,
+    preparation: Preparation,
 }
 
 impl Mapped {
-    fn new(loaded: Loaded, pool: Option<Pool>, world: World) -> Self {
+    fn new(loaded: Loaded, pool: Option<Pool>, world: World, preparation: Preparation) -> Self {
         let Loaded { code, engine, file } = loaded;
         Self {
             code,
@@ -128,6 +154,7 @@ impl Mapped {
             engine,
             page_map: pool.and_then(Pool::into_page_map),
             artifact: file,
+            preparation,
         }
     }
 }
@@ -239,6 +266,7 @@ impl Program {
             engine: mapped.engine,
             page_map: mapped.page_map,
             artifact: mapped.artifact,
+            preparation: mapped.preparation,
         })
     }
 
@@ -270,18 +298,27 @@ fn find_and_map(
         _ => world,
     };
     let choose = |world| options.compilation(role(world));
-    let artifact = cache.artifact(source, &choose).map_err(code_error)?;
+    let find = || {
+        let begin = Instant::now();
+        let artifact = cache.artifact(source, &choose).map_err(code_error)?;
+        let preparation = match artifact.is_new {
+            true => Preparation::Compiled(begin.elapsed()),
+            false => Preparation::Found,
+        };
+        Ok::<_, ProgramError>((artifact, preparation))
+    };
+    let (artifact, preparation) = find()?;
     let pool = role(artifact.world)
         .is_service()
         .then(|| Pool::new(options.http.concurrency, options.resources.memory_bytes));
     let first_error = match map(&artifact, pool.as_ref()) {
-        Ok(loaded) => return Ok(Mapped::new(loaded, pool, artifact.world)),
+        Ok(loaded) => return Ok(Mapped::new(loaded, pool, artifact.world, preparation)),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
-    let artifact = cache.artifact(source, &choose).map_err(code_error)?;
+    let (artifact, preparation) = find()?;
     match map(&artifact, pool.as_ref()) {
-        Ok(loaded) => Ok(Mapped::new(loaded, pool, artifact.world)),
+        Ok(loaded) => Ok(Mapped::new(loaded, pool, artifact.world, preparation)),
         Err(error) => Err(ProgramError::Map {
             name: name.to_owned(),
             cause: one_line(&format!("{error:#} (and before that: {first_error:#})")),

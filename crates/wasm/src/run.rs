@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lighter_core::ExitReason;
-use wasmtime::{Engine, Store};
+use lighter_core::{Count, Counters, ExitReason};
+use nix::time::ClockId;
+use wasmtime::{AsContext, Engine, Store};
 
 use crate::budget::MemoryLimit;
 use crate::ending::{of_error, say};
@@ -31,6 +32,8 @@ pub struct Guest {
     pub cwd: String,
     /// The memory limit of its container, if it has one.
     pub memory_limit: Option<MemoryLimit>,
+    /// Where it counts what it does.
+    pub counters: &'static Counters,
 }
 
 impl fmt::Debug for Guest {
@@ -65,8 +68,12 @@ impl Program {
             }
         };
         let name = self.name.clone();
+        let counters = guest.counters;
+        self.preparation.count(counters);
+        counters.set(Count::Metered, self.options.fuel.is_some().into());
         let outcome = match self.code {
             Code::Service(pre) => {
+                counters.set(Count::Service, 1);
                 let shared = Shared::new(guest, self.options, &self.engine);
                 // tokio panics where it cannot start a thread.
                 catch_unwind(AssertUnwindSafe(|| {
@@ -76,12 +83,13 @@ impl Program {
             }
             _ => on_a_thread(move || self.call(guest)),
         };
+        count_processor_time(counters);
         let error = match outcome {
             Ok(reason) => return reason,
             Err(NotEnded::Error(error)) => error,
             Err(NotEnded::Panic(panic)) => return panicked(&panic),
         };
-        let (reason, text) = of_error(&name, &error);
+        let (reason, text) = of_error(&name, &error, counters);
         if !text.is_empty() {
             say(&text);
         }
@@ -168,6 +176,31 @@ pub(crate) fn store(
 
 async fn run_command(code: Code, engine: &Engine, shared: &Shared) -> wasmtime::Result<ExitReason> {
     let mut store = store(engine, shared, false)?;
+    shared.guest.counters.add(Count::Instances, 1);
+    let outcome = call(code, &mut store).await;
+    count_fuel(&store, shared);
+    outcome
+}
+
+/// Counts the fuel that a store has used since it was given some.
+pub(crate) fn count_fuel(store: impl AsContext, shared: &Shared) {
+    if let Some(given) = shared.options.fuel {
+        let left = store.as_context().get_fuel().unwrap_or(given);
+        let used = given.saturating_sub(left);
+        shared.guest.counters.add(Count::Fuel, used);
+    }
+}
+
+/// The processor time of this process, for when it has gone.
+fn count_processor_time(counters: &Counters) {
+    let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
+    if let Ok(time) = nix::time::clock_gettime(clock) {
+        let nanoseconds = std::time::Duration::from(time).as_nanos();
+        counters.set(Count::CpuAtEnd, nanoseconds as u64);
+    }
+}
+
+async fn call(code: Code, mut store: &mut Store<State>) -> wasmtime::Result<ExitReason> {
     match code {
         Code::Module {
             instance,

@@ -127,6 +127,7 @@ impl Shared {
         let budget = MemoryBudget::new(
             guest.memory_limit.clone(),
             engine.pooling_allocator_metrics(),
+            guest.counters,
         );
         Self {
             shares: Shares::of(budget.usable()),

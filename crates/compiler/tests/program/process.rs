@@ -52,7 +52,7 @@ pub fn be_guest(arguments: &[String]) -> ! {
         args: args.to_vec(),
         env: std::env::vars().collect(),
         cwd: cwd.clone(),
-        memory_limit: None,
+        ..Guest::default()
     });
     std::process::exit(i32::from(reason.status()));
 }

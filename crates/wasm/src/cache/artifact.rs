@@ -30,7 +30,7 @@ pub(crate) struct Artifact {
     pub(crate) file: File,
     pub(super) trailer: Trailer,
     /// Whether it was compiled for this very call.
-    pub(super) is_new: bool,
+    pub(crate) is_new: bool,
 }
 
 /// The artifact `key` in `folder`. None if there is none, or if it is not what was published

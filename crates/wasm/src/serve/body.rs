@@ -8,9 +8,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use lighter_core::{Count, Counters};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use wasmtime_wasi_http::{Error, WasiBody};
+
+use super::counted::CountedRequest;
 
 /// What became of a request's body, for whoever answers.
 #[derive(Clone, Default)]
@@ -26,16 +29,23 @@ impl ReceivedState {
 pub(super) struct Received {
     left: u64,
     state: ReceivedState,
+    counters: &'static Counters,
     /// `None` for a body that is there already, which needs no timer.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Received {
-    pub(super) fn new(is_empty: bool, most: u64, deadline: Instant) -> (Self, ReceivedState) {
+    pub(super) fn new(
+        is_empty: bool,
+        most: u64,
+        deadline: Instant,
+        counters: &'static Counters,
+    ) -> (Self, ReceivedState) {
         let state = ReceivedState::default();
         let received = Self {
             left: most,
             state: state.clone(),
+            counters,
             deadline: (!is_empty).then(|| Box::pin(sleep_until(deadline))),
         };
         (received, state)
@@ -70,6 +80,7 @@ impl Body for ReceivedBody {
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             let length = frame.data_ref().map_or(0, |data| data.len() as u64);
             let bounds = &mut self.bounds;
+            bounds.counters.add(Count::BytesReceived, length);
             match bounds.left.checked_sub(length) {
                 Some(left) => bounds.left = left,
                 None => {
@@ -90,9 +101,8 @@ impl Body for ReceivedBody {
     }
 }
 
-/// A response's body as the client gets it. The request counts as long as this is there.
+/// The bounds of an answer's body. The request counts as one at work as long as this is there.
 pub(super) struct Sent {
-    body: WasiBody,
     _permit: OwnedSemaphorePermit,
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
@@ -101,22 +111,35 @@ pub(super) struct Sent {
 
 impl Sent {
     pub(super) fn new(
-        body: WasiBody,
         permit: OwnedSemaphorePermit,
         deadline: Instant,
         request: ReceivedState,
     ) -> Self {
         Self {
-            request,
-            body,
             _permit: permit,
             deadline,
             timer: None,
+            request,
+        }
+    }
+
+    pub(super) fn of(self, body: WasiBody, counted: CountedRequest) -> SentBody {
+        SentBody {
+            body,
+            bounds: self,
+            counted,
         }
     }
 }
 
-impl Body for Sent {
+/// An answer's body as the client gets it.
+pub(super) struct SentBody {
+    body: WasiBody,
+    bounds: Sent,
+    counted: CountedRequest,
+}
+
+impl Body for SentBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -126,17 +149,21 @@ impl Body for Sent {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(None) = polled
-            && self.request.was_too_long()
+            && self.bounds.request.was_too_long()
         {
             // A guest may have taken the end of what it was given for the end of the body.
             return Poll::Ready(Some(Err(Error::HttpRequestBodySize(None))));
         }
-        if polled.is_ready() {
+        if let Poll::Ready(ready) = &polled {
+            if let Some(Ok(frame)) = ready {
+                self.counted.sent(frame.data_ref().map_or(0, Bytes::len));
+            }
             return polled;
         }
         // Most bodies are there at once and need no timer.
-        let deadline = self.deadline;
+        let deadline = self.bounds.deadline;
         let timer = self
+            .bounds
             .timer
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         timer
@@ -146,7 +173,7 @@ impl Body for Sent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream() && !self.request.was_too_long()
+        self.body.is_end_stream() && !self.bounds.request.was_too_long()
     }
 
     fn size_hint(&self) -> SizeHint {

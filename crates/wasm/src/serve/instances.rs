@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use lighter_core::Count;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Engine, Store, StoreContextMut};
@@ -68,7 +69,10 @@ impl Instances {
             let freed = self.shared.budget.freed();
             let mut store = run::store(&self.engine, &self.shared, true)?;
             let error = match self.pre.instantiate_async(&mut store).await {
-                Ok(proxy) => return Ok((store, proxy)),
+                Ok(proxy) => {
+                    self.shared.guest.counters.add(Count::Instances, 1);
+                    return Ok((store, proxy));
+                }
                 Err(error) => error,
             };
             let refused = store.data().budget.was_refused();
@@ -99,7 +103,7 @@ impl HandlerState for Instances {
         let (store, proxy) = match made {
             Ok(Ok(made)) => made,
             Ok(Err(error)) => {
-                let (_, text) = of_error(&self.name, &error);
+                let (_, text) = of_error(&self.name, &error, self.shared.guest.counters);
                 write_to_stderr(&text);
                 return Err(error);
             }
@@ -125,7 +129,7 @@ impl HandlerState for Instances {
                 name: Arc::clone(&self.name),
                 reuse: self.shared.options.http.reuse.unwrap_or(default) as usize,
                 at_a_time: if self.is_preview3() { CONCURRENT_3 } else { 1 },
-                fuel: self.shared.options.fuel,
+                shared: self.shared.clone(),
                 request_time: time,
                 work,
                 expired,
@@ -185,7 +189,7 @@ pub(super) struct Worker {
     name: Arc<str>,
     reuse: usize,
     at_a_time: usize,
-    fuel: Option<u64>,
+    shared: Shared,
     request_time: Duration,
     work: Arc<Mutex<Work>>,
     expired: Arc<AtomicBool>,
@@ -215,7 +219,8 @@ impl WorkerState for Worker {
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         set(&self.work, true);
         store.set_epoch_deadline(FIRST_TICKS);
-        if let Some(fuel) = self.fuel {
+        run::count_fuel(&store, &self.shared);
+        if let Some(fuel) = self.shared.options.fuel {
             // The engine counts when there is fuel, as the options agree with each other.
             let _ = store.set_fuel(fuel);
         }
@@ -233,6 +238,7 @@ impl WorkerState for Worker {
         {
             slots.tend();
         }
+        run::count_fuel(&store, &self.shared);
         drop(store);
         set(&self.work, false);
         if self.expired.load(Ordering::Relaxed) {
@@ -241,7 +247,7 @@ impl WorkerState for Worker {
                 self.name, self.request_time
             ));
         } else if let Err(error) = result {
-            let (_, text) = of_error(&self.name, &error);
+            let (_, text) = of_error(&self.name, &error, self.shared.guest.counters);
             write_to_stderr(&text);
         }
     }

@@ -15,6 +15,7 @@
 mod address;
 mod body;
 mod connection;
+mod counted;
 mod instances;
 mod request;
 mod ticker;
@@ -120,6 +121,7 @@ struct Service {
 impl Service {
     async fn serve(self) -> wasmtime::Result<ExitReason> {
         let options = self.shared.options.http.clone();
+        let counters = self.shared.guest.counters;
         let address = address::choose(options.address, &self.shared.guest.env)
             .map_err(wasmtime::Error::msg)?;
         let listener = address::listen(address).map_err(wasmtime::Error::msg)?;
@@ -132,7 +134,11 @@ impl Service {
             self.ticker,
             self.slots,
         );
-        let requests = Arc::new(Requests::new(ProxyHandler::new(instances), options));
+        let requests = Arc::new(Requests::new(
+            ProxyHandler::new(instances),
+            options,
+            counters,
+        ));
         if let Ok(address) = listener.local_addr() {
             complain(&format!("serves HTTP at {address}"));
         }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use lighter_core::Counters;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, ProxyHandler};
 
 use super::body::{Received, Sent};
+use super::counted::CountedRequest;
 use super::instances::Instances;
 use crate::options::HttpOptions;
 
@@ -23,15 +25,21 @@ pub(super) struct Requests {
     handler: ProxyHandler<Instances>,
     options: HttpOptions,
     permits: Arc<Semaphore>,
+    counters: &'static Counters,
 }
 
 /// What a request that was not answered by the guest is answered with.
 struct Refused(StatusCode, &'static str);
 
 impl Requests {
-    pub(super) fn new(handler: ProxyHandler<Instances>, options: HttpOptions) -> Self {
+    pub(super) fn new(
+        handler: ProxyHandler<Instances>,
+        options: HttpOptions,
+        counters: &'static Counters,
+    ) -> Self {
         Self {
             handler,
+            counters,
             permits: Arc::new(Semaphore::new(options.concurrency as usize)),
             options,
         }
@@ -51,9 +59,14 @@ impl Requests {
 
     /// The guest's answer, or why there is none.
     pub(super) async fn respond(&self, request: Request<Incoming>) -> Response<WasiBody> {
-        match self.handle(request).await {
-            Ok(response) => response,
+        let mut counted = CountedRequest::new(self.counters);
+        match self.handle(request, counted.begin()).await {
+            Ok((response, bounds)) => {
+                counted.answered(response.status());
+                response.map(|body| bounds.of(body, counted).boxed_unsync())
+            }
             Err(Refused(status, text)) => {
+                counted.answered(status);
                 let body = Full::from(format!("{text}\n"));
                 let mut response =
                     Response::new(body.map_err(|never| match never {}).boxed_unsync());
@@ -63,7 +76,11 @@ impl Requests {
         }
     }
 
-    async fn handle(&self, request: Request<Incoming>) -> Result<Response<WasiBody>, Refused> {
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        begin: Instant,
+    ) -> Result<(Response<WasiBody>, Sent), Refused> {
         const TOO_LONG: Refused = Refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             "the body is longer than this service accepts",
@@ -71,7 +88,7 @@ impl Requests {
         if request.body().size_hint().lower() > self.options.body_bytes {
             return Err(TOO_LONG);
         }
-        let deadline = Instant::now() + self.options.request_time;
+        let deadline = begin + self.options.request_time;
         let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned())
             .await
             .ok()
@@ -84,6 +101,7 @@ impl Requests {
             request.body().is_end_stream(),
             self.options.body_bytes,
             deadline,
+            self.counters,
         );
         let request = request.map(|incoming| body.of(incoming).boxed_unsync());
         let answered = timeout_at(deadline, self.handler.handle(deadline, request)).await;
@@ -97,7 +115,7 @@ impl Requests {
             Ok(Err(error)) => return Err(refusal(&error)),
             Err(_) => return Err(LATE),
         };
-        Ok(response.map(|body| Sent::new(body, permit, deadline, state).boxed_unsync()))
+        Ok((response, Sent::new(permit, deadline, state)))
     }
 }
 

@@ -18,7 +18,7 @@ fn read(name: &str) -> Vec<u8> {
 }
 
 /// The same component as one that no node has seen before.
-fn unseen(component: Vec<u8>) -> Vec<u8> {
+pub(crate) fn unseen(component: Vec<u8>) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let nonce = now.as_nanos().to_le_bytes();
     // A custom section without a name.

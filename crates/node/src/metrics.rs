@@ -1,0 +1,34 @@
+//! `lighter metrics`: what only a Wasm runtime can know of its containers, for Prometheus.
+//!
+//! ```text
+//! /run/lighter: state and counters -> containers -> exposition -> stdout, or listen
+//! ```
+
+mod containers;
+mod exposition;
+mod listen;
+
+use std::path::Path;
+
+use lighter_core::STATE_ROOT;
+
+pub use self::listen::Address;
+
+/// Prints the metrics, or serves them until this process is ended.
+pub fn run(address: Option<Address>) -> Result<(), String> {
+    match address {
+        None => {
+            print!("{}", scrape()?);
+            Ok(())
+        }
+        Some(address) => listen::serve(&address),
+    }
+}
+
+/// All metrics as they are now.
+fn scrape() -> Result<String, String> {
+    let root = Path::new(STATE_ROOT);
+    let containers = containers::all(root)
+        .map_err(|error| format!("cannot read {}: {error}", root.display()))?;
+    exposition::text(containers).map_err(|error| format!("cannot write the metrics: {error}"))
+}

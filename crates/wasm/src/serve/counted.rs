@@ -1,0 +1,43 @@
+//! Counts a request, however it ends.
+
+use lighter_core::{Count, Counters, RequestEnd};
+use tokio::time::Instant;
+
+/// A request that has arrived. It is over when this is dropped.
+pub(super) struct CountedRequest {
+    counters: &'static Counters,
+    begin: Instant,
+    end: RequestEnd,
+}
+
+impl CountedRequest {
+    pub(super) fn new(counters: &'static Counters) -> Self {
+        counters.add(Count::RequestsBegun, 1);
+        Self {
+            counters,
+            begin: Instant::now(),
+            end: RequestEnd::Aborted,
+        }
+    }
+
+    /// When it arrived.
+    pub(super) fn begin(&self) -> Instant {
+        self.begin
+    }
+
+    /// Notes what it is answered with.
+    pub(super) fn answered(&mut self, status: http::StatusCode) {
+        self.end = RequestEnd::of_status(status.as_u16());
+    }
+
+    /// Counts a part of its answer.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.counters.add(Count::BytesSent, bytes as u64);
+    }
+}
+
+impl Drop for CountedRequest {
+    fn drop(&mut self) {
+        self.counters.request_ended(self.end, self.begin.elapsed());
+    }
+}
