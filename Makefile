@@ -21,7 +21,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm test-vm-systemd bench bench-http bench-images lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm test-vm-systemd bench bench-http bench-images dashboard lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -94,6 +94,10 @@ bench-http: test-build ## Compare services and computing guests with others, int
 
 bench-images: test-build ## Compare sizes of images and the time from pull to the first line with Linux images
 	cargo run --release --locked -p lighter-bench -- images
+
+dashboard: test-build ## Draw the dashboard of a real run, with a real Prometheus, into docs/dashboard.svg
+	@test/setup/packages.sh prometheus wrk
+	cargo run --release --locked -p lighter-dashboard -- prometheus deploy/grafana/lighter.json docs/dashboard.svg
 
 lint: packages ## Check formatting, clippy and the rules for dependencies
 	cargo fmt --all --check

@@ -306,3 +306,22 @@ fn they_are_served_where_that_is_asked_for() {
     server.signal(Signal::SIGTERM);
     server.wait(LIMIT);
 }
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let dashboard = std::fs::read_to_string(format!("{root}/deploy/grafana/lighter.json"));
+    let dashboard = dashboard.unwrap();
+    let metrics = Call::new(node_tool(), ["metrics"]).ok();
+    let mut names: Vec<&str> = dashboard
+        .split(|letter: char| !letter.is_ascii_lowercase() && letter != '_')
+        .filter(|word| word.starts_with("lighter_"))
+        .collect();
+    names.dedup();
+    assert!(names.len() > 8, "{names:?}");
+    for name in names {
+        let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
+        let kind = format!("# TYPE {family} ");
+        assert!(metrics.contains(&kind), "no {name} in {metrics}");
+    }
+}
