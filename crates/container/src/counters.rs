@@ -23,6 +23,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 use crate::manage::ContainerLocation;
+use crate::warnings;
 
 /// The page, and the file that it is a page of.
 pub(crate) struct CountersPage {
@@ -77,7 +78,7 @@ pub(crate) fn keep(location: &ContainerLocation) {
     if let Err(error) = try_keep(location)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!("what the container has counted is lost: {error}");
+        warnings::warn(format!("what the container has counted is lost: {error}"));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::counters::CountersPage;
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::manage::ContainerLocation;
+use crate::warnings;
 use crate::{
     cgroup_files, console, cwd, devices, guest_view, limits, manage, memory_limit, memory_watch,
     native_spec, rootfs, stdio,
@@ -142,7 +143,9 @@ fn build(
 
 /// A container that cannot be watched runs all the same.
 fn uncounted(error: &std::io::Error) {
-    tracing::warn!("the container has no counters for `lighter metrics`: {error}");
+    warnings::warn(format!(
+        "the container has no counters for `lighter metrics`: {error}"
+    ));
 }
 
 /// Gives a guest that would have no argument its name: some images have no entrypoint, and a process

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lighter_core::Failure;
+use lighter_core::{Answer, Failure};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -19,12 +19,14 @@ use nix::unistd::pipe2;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::warnings;
+
 /// The longest text of a failure, in bytes: an answer has to fit one message of a socket.
 const MAX_MESSAGE: usize = 32 * 1024;
 
 /// An operation under way in a child of this process.
 ///
-/// The answer is one message of JSON, `Result<T, Failure>`, with the descriptors that the
+/// The answer is one message of JSON, `Answer<T>`, with the descriptors that the
 /// operation hands over. The child may die without one, so wait for [`Operation::pidfd`] as well. Init inherits the sending end: read one message,
 /// never wait for the end of file.
 #[derive(Debug)]
@@ -103,8 +105,11 @@ fn run<T: Serialize>(
             "the operation panicked, which is a bug of Lighter: {text}"
         )))
     });
-    let answer = answer.map_err(shorten);
-    if answer.is_err() {
+    let answer = Answer {
+        outcome: answer.map_err(shorten),
+        warnings: warnings::take(),
+    };
+    if answer.outcome.is_err() {
         descriptors.clear();
     }
     let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();

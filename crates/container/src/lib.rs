@@ -30,6 +30,7 @@ mod statistics;
 mod stdio;
 mod title;
 mod update;
+mod warnings;
 
 pub use create::{CreateRequest, create};
 pub use exec::{ExecRequest, exec};

@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup_files::{folder, is_systemd, is_unified, plain_path};
 use crate::manage::ContainerLocation;
+use crate::warnings;
 
 /// Files of cgroup v2 that libcgroups gets wrong when it tells systemd of them: it scales the
 /// first two as if they were others, and sends the last two in a type that systemd refuses.
@@ -52,7 +53,9 @@ pub(crate) fn possible(mut resources: LinuxResources) -> Result<LinuxResources, 
         .is_some_and(|limits| !limits.is_empty());
     if has_limits && !has_huge_pages()? {
         // The CRI limits each size of a page, wanted or not.
-        tracing::warn!("limits of huge pages do not hold: the host has no hugetlb controller");
+        warnings::warn(
+            "limits of huge pages do not hold: the host has no hugetlb controller".to_owned(),
+        );
         resources.set_hugepage_limits(None);
     }
     Ok(resources)

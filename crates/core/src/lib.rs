@@ -18,8 +18,8 @@ pub use failure::{ErrorClass, Failure};
 pub use id::{ContainerId, InvalidContainerId};
 pub use lifecycle::{Exit, Lifecycle, Notice, Request, Status};
 pub use operation::{
-    BlockDevice, Created, Descriptor, DeviceCounter, Executed, HugePages, MemoryData, Mount,
-    RuntimeOptions, Statistics, StatisticsV1, StatisticsV2, Stdio,
+    Answer, BlockDevice, Created, Descriptor, DeviceCounter, Executed, HugePages, MemoryData,
+    Mount, RuntimeOptions, Statistics, StatisticsV1, StatisticsV2, Stdio,
 };
 pub use processes::{Due, INIT, Processes};
 pub use state::{

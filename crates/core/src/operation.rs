@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Failure;
+
 /// A mount of the rootfs, as containerd's snapshotter describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -36,6 +38,15 @@ pub struct RuntimeOptions {
     pub path: String,
     /// The options themselves, as TOML.
     pub body: String,
+}
+
+/// What an operation sends back, whatever it was.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer<T> {
+    /// Its own answer.
+    pub outcome: Result<T, Failure>,
+    /// What was done in another way than was asked for, or not at all, each in one line.
+    pub warnings: Vec<String>,
 }
 
 /// The answer of a create operation.

@@ -29,6 +29,7 @@ pub(crate) fn fork(
     namespace: ContainerId,
     addresses: &Addresses,
     debug: bool,
+    pod: Option<String>,
 ) -> io::Result<()> {
     // SAFETY: the process has one thread, and no runtime yet.
     match unsafe { libc::fork() } {
@@ -38,7 +39,7 @@ pub(crate) fn fork(
             Err(error)
         }
         0 => {
-            let code = match run(listener, &path, namespace, addresses, debug) {
+            let code = match run(listener, &path, namespace, addresses, debug, pod) {
                 Ok(()) => 0,
                 Err(error) => {
                     log::error!("the shim ends: {error}");
@@ -58,9 +59,10 @@ fn run(
     namespace: ContainerId,
     addresses: &Addresses,
     debug: bool,
+    pod: Option<String>,
 ) -> io::Result<()> {
     // The log FIFO is in the bundle, which is the working directory until now.
-    logger::start(debug);
+    logger::start(debug, pod);
     leave_caller()?;
     block_signals()?;
     tokio::runtime::Builder::new_current_thread()

@@ -22,29 +22,50 @@ pub(crate) enum Socket {
     Served,
 }
 
-/// The group that the container of this `config.json` belongs to: a pod's sandbox, or the
-/// container itself.
+/// What the containers have in common that one shim serves.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// A pod's sandbox, or the only container.
+    pub(crate) id: String,
+    /// Namespace and name of the pod in Kubernetes, with a slash between them.
+    pub(crate) pod: Option<String>,
+}
+
+/// The group that the container of this `config.json` belongs to.
 ///
 /// The text is wiped, and nothing of it is copied but the group: the shim is forked from this
 /// process, and each guest from the shim, while the text may hold secrets of one container.
-pub(crate) fn group(mut config: Vec<u8>, id: &str) -> String {
+pub(crate) fn group(mut config: Vec<u8>, id: &str) -> Group {
     #[derive(serde::Deserialize)]
     struct Config<'a> {
         #[serde(borrow)]
         annotations: Annotations<'a>,
     }
     /// The names are in order of precedence (containerd `docs/runtime-v2.md`, "Start").
-    #[derive(serde::Deserialize)]
+    #[derive(Default, serde::Deserialize)]
     struct Annotations<'a> {
         #[serde(rename = "io.containerd.runc.v2.group", borrow)]
         group: Option<Cow<'a, str>>,
         #[serde(rename = "io.kubernetes.cri.sandbox-id", borrow)]
         sandbox: Option<Cow<'a, str>>,
+        #[serde(rename = "io.kubernetes.cri.sandbox-namespace", borrow)]
+        namespace: Option<Cow<'a, str>>,
+        #[serde(rename = "io.kubernetes.cri.sandbox-name", borrow)]
+        name: Option<Cow<'a, str>>,
     }
-    let group = serde_json::from_slice::<Config<'_>>(&config)
-        .ok()
-        .and_then(|config| config.annotations.group.or(config.annotations.sandbox))
-        .map_or_else(|| id.to_owned(), Cow::into_owned);
+    let annotations = serde_json::from_slice::<Config<'_>>(&config)
+        .map(|config| config.annotations)
+        .unwrap_or_default();
+    let group = Group {
+        id: annotations
+            .group
+            .or(annotations.sandbox)
+            .map_or_else(|| id.to_owned(), Cow::into_owned),
+        pod: annotations
+            .namespace
+            .zip(annotations.name)
+            .map(|(namespace, name)| format!("{namespace}/{name}")),
+    };
     config.fill(0);
     std::hint::black_box(&config);
     group
@@ -103,12 +124,20 @@ mod tests {
     fn containers_of_a_pod_share_a_group() {
         let pod = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}"#;
         let both = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "g"}}"#;
-        let group = |config: &str| group(config.into(), "a");
+        let group = |config: &str| group(config.into(), "a").id;
         assert_eq!(group(pod), "pod");
         assert_eq!(group(both), "g");
         assert_eq!(group(r#"{"annotations": {"else": "x"}}"#), "a");
         assert_eq!(group("{}"), "a");
         assert_eq!(group("not json"), "a");
+    }
+
+    #[test]
+    fn a_pod_has_its_name() {
+        let pod = r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "s",
+            "io.kubernetes.cri.sandbox-namespace": "default", "io.kubernetes.cri.sandbox-name": "shop"}}"#;
+        assert_eq!(group(pod.into(), "a").pod.as_deref(), Some("default/shop"));
+        assert_eq!(group("{}".into(), "a").pod, None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         call.socket_folder.as_deref(),
         &arguments.address,
         namespace.as_str(),
-        &group,
+        &group.id,
     );
     let address = format!("unix://{}", path.display());
     if let Socket::New(listener) = socket::claim(&path)? {
@@ -32,6 +32,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 grpc: arguments.address.clone(),
             },
             arguments.debug,
+            group.pod,
         )?;
     }
     std::fs::write(socket::ADDRESS_FILE, &address)?;

@@ -4,7 +4,7 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use lighter_core::{ErrorClass, Failure};
+use lighter_core::{Answer, ErrorClass, Failure};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recv, recvmsg};
 use nix::unistd::Pid;
@@ -22,7 +22,7 @@ pub struct Operation {
     pub pid: i32,
     /// Readable once the process has ended.
     pub pidfd: OwnedFd,
-    /// Non-blocking sequenced-packet socket; one message of JSON, `Result<T, Failure>`.
+    /// Non-blocking sequenced-packet socket; one message of JSON, `Answer<T>`.
     pub answer: OwnedFd,
 }
 
@@ -64,12 +64,15 @@ impl Operation {
                 "{what}: the operation was killed before it could answer"
             ))
         })?;
-        let answer = serde_json::from_slice::<Result<T, Failure>>(&bytes).map_err(|error| {
+        let answer = serde_json::from_slice::<Answer<T>>(&bytes).map_err(|error| {
             Failure::internal(format!(
                 "{what}: the operation's answer is malformed: {error}"
             ))
         })?;
-        Ok((answer?, descriptors))
+        for warning in &answer.warnings {
+            log::warn!("{what}: {warning}");
+        }
+        Ok((answer.outcome?, descriptors))
     }
 }
 

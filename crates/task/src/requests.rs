@@ -133,9 +133,9 @@ impl Service {
                 // An operation that was killed has not cleaned up; one that answered has, and
                 // for a container of the same id that is not ours there is nothing to clean.
                 if failure.class != ErrorClass::AlreadyExists {
-                    self.remove(&target)
-                        .await
-                        .unwrap_or_else(|failure| log::error!("{failure}"));
+                    self.remove(&target).await.unwrap_or_else(
+                        |failure| log::error!(container = id.as_str(); "{failure}"),
+                    );
                 }
                 self.tasks().create_failed(id.as_str());
                 Err(failure)
@@ -152,7 +152,7 @@ impl Service {
         let watch = match register(descriptor, interest) {
             Ok(watch) => watch,
             Err(error) => {
-                log::warn!("the memory of container {id} is not watched: {error}");
+                log::warn!(container = id; "its memory is not watched: {error}");
                 return;
             }
         };
@@ -291,10 +291,8 @@ impl Service {
             }
         };
         if tokio::time::timeout(LOGGER_LIMIT, ended).await.is_err() {
-            log::warn!(
-                "{}: its logger did not end and is killed",
-                describe(id, process)
-            );
+            let what = describe(id, process);
+            log::warn!(container = id; "{what}: its logger did not end and is killed");
             let _ = crate::raw::kill(logger, libc::SIGKILL);
         }
     }
@@ -363,7 +361,7 @@ impl Service {
         match self.kill_all(&target, libc::SIGKILL, false).await {
             // It is being deleted, which ends them as well.
             Err(failure) if failure.class == ErrorClass::NotFound => {}
-            Err(failure) => log::warn!("{failure}"),
+            Err(failure) => log::warn!(container = id; "{failure}"),
             Ok(()) => {}
         }
     }

@@ -5,7 +5,8 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::EnumOrUnknown;
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::Task as TaskApi;
-use lighter_core::{Failure, INIT, Status};
+use lighter_core::{ErrorClass, Failure, INIT, Status};
+use log::Level;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::events::{any, timestamp};
@@ -15,12 +16,30 @@ use crate::status::status;
 
 type Reply<T> = ttrpc::Result<T>;
 
-fn reply<T>(result: Result<T, Failure>) -> Reply<T> {
-    result.map_err(|failure| status(&failure))
+/// Answers a call about the container `id`. A failure is logged here and nowhere else.
+fn reply<T>(id: &str, result: Result<T, Failure>) -> Reply<T> {
+    result.map_err(|failure| {
+        log::log!(level(failure.class), container = id; "{failure}");
+        status(&failure)
+    })
 }
 
-fn empty(result: Result<(), Failure>) -> Reply<api::Empty> {
-    reply(result.map(|()| api::Empty::new()))
+fn empty(id: &str, result: Result<(), Failure>) -> Reply<api::Empty> {
+    reply(id, result.map(|()| api::Empty::new()))
+}
+
+/// How much a failure is the business of who reads the log: clients ask for what has gone, or
+/// is not there yet, every day.
+fn level(class: ErrorClass) -> Level {
+    match class {
+        ErrorClass::NotFound | ErrorClass::AlreadyExists | ErrorClass::FailedPrecondition => {
+            Level::Debug
+        }
+        ErrorClass::Unimplemented => Level::Warn,
+        ErrorClass::InvalidArgument | ErrorClass::DeadlineExceeded | ErrorClass::Internal => {
+            Level::Error
+        }
+    }
 }
 
 impl Service {
@@ -77,7 +96,7 @@ impl TaskApi for Service {
         _: &TtrpcContext,
         request: api::StateRequest,
     ) -> Reply<api::StateResponse> {
-        reply(self.task_state(&request))
+        reply(&request.id, self.task_state(&request))
     }
 
     async fn create(
@@ -85,8 +104,8 @@ impl TaskApi for Service {
         _: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> Reply<api::CreateTaskResponse> {
-        let created = self.create_task(request).await;
-        let pid = reply(created.inspect_err(|failure| log::error!("{failure}")))?;
+        let id = request.id.clone();
+        let pid = reply(&id, self.create_task(request).await)?;
         let mut response = api::CreateTaskResponse::new();
         response.pid = pid.unsigned_abs();
         Ok(response)
@@ -97,7 +116,10 @@ impl TaskApi for Service {
         _: &TtrpcContext,
         request: api::StartRequest,
     ) -> Reply<api::StartResponse> {
-        let pid = reply(self.start_task(&request.id, &request.exec_id).await)?;
+        let pid = reply(
+            &request.id,
+            self.start_task(&request.id, &request.exec_id).await,
+        )?;
         let mut response = api::StartResponse::new();
         response.pid = pid.unsigned_abs();
         Ok(response)
@@ -108,7 +130,10 @@ impl TaskApi for Service {
         _: &TtrpcContext,
         request: api::DeleteRequest,
     ) -> Reply<api::DeleteResponse> {
-        let (pid, exit) = reply(self.delete_task(&request.id, &request.exec_id).await)?;
+        let (pid, exit) = reply(
+            &request.id,
+            self.delete_task(&request.id, &request.exec_id).await,
+        )?;
         let mut response = api::DeleteResponse::new();
         response.pid = pid.unsigned_abs();
         response.exit_status = exit.status.into();
@@ -117,18 +142,21 @@ impl TaskApi for Service {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Reply<api::PidsResponse> {
-        let pids = reply(self.task_pids(&request.id).await)?;
+        let pids = reply(&request.id, self.task_pids(&request.id).await)?;
         let mut response = api::PidsResponse::new();
         response.processes = self.process_infos(&request.id, pids);
         Ok(response)
     }
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> Reply<api::Empty> {
-        empty(self.kill_task(&request).await)
+        empty(&request.id, self.kill_task(&request).await)
     }
 
     async fn wait(&self, _: &TtrpcContext, request: api::WaitRequest) -> Reply<api::WaitResponse> {
-        let exit = reply(self.wait_task(&request.id, &request.exec_id).await)?;
+        let exit = reply(
+            &request.id,
+            self.wait_task(&request.id, &request.exec_id).await,
+        )?;
         let mut response = api::WaitResponse::new();
         response.exit_status = exit.status.into();
         response.exited_at = Some(timestamp(exit)).into();
@@ -140,14 +168,14 @@ impl TaskApi for Service {
         _: &TtrpcContext,
         request: api::StatsRequest,
     ) -> Reply<api::StatsResponse> {
-        let statistics = reply(self.task_statistics(&request.id).await)?;
+        let statistics = reply(&request.id, self.task_statistics(&request.id).await)?;
         let mut response = api::StatsResponse::new();
         response.stats = Some(metrics(statistics)).into();
         Ok(response)
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: api::CloseIORequest) -> Reply<api::Empty> {
-        empty(self.close_stdin(&request.id, &request.exec_id))
+        empty(&request.id, self.close_stdin(&request.id, &request.exec_id))
     }
 
     async fn connect(
@@ -174,7 +202,8 @@ impl TaskApi for Service {
     }
 
     async fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> Reply<api::Empty> {
-        empty(self.exec_task(request))
+        let id = request.id.clone();
+        empty(&id, self.exec_task(request))
     }
 
     async fn resize_pty(
@@ -182,19 +211,20 @@ impl TaskApi for Service {
         _: &TtrpcContext,
         request: api::ResizePtyRequest,
     ) -> Reply<api::Empty> {
-        empty(self.resize(&request))
+        empty(&request.id, self.resize(&request))
     }
 
     async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> Reply<api::Empty> {
-        empty(self.pause_task(&request.id).await)
+        empty(&request.id, self.pause_task(&request.id).await)
     }
 
     async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> Reply<api::Empty> {
-        empty(self.resume_task(&request.id).await)
+        empty(&request.id, self.resume_task(&request.id).await)
     }
 
     async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> Reply<api::Empty> {
-        empty(self.update_task(request).await)
+        let id = request.id.clone();
+        empty(&id, self.update_task(request).await)
     }
 
     async fn checkpoint(
@@ -203,6 +233,6 @@ impl TaskApi for Service {
         request: api::CheckpointTaskRequest,
     ) -> Reply<api::Empty> {
         let what = format!("checkpoint of container {}", request.id);
-        empty(Err(no_checkpoints(&what)))
+        empty(&request.id, Err(no_checkpoints(&what)))
     }
 }

@@ -21,6 +21,7 @@ use self::legacy::Exceptions;
 use self::rules::Rules;
 use crate::cgroup_files::{folder, is_unified};
 use crate::manage::ContainerLocation;
+use crate::warnings;
 
 /// The spec with device rules that libcgroups applies on cgroup v1 as they are meant.
 pub(crate) fn adapt(spec: &mut Spec) -> Result<(), Failure> {
@@ -89,8 +90,9 @@ fn install(location: &ContainerLocation, rules: &Rules) -> Result<(), Failure> {
     let program = match Program::load(&program::assemble(rules)) {
         // There a process can make no device, and open those alone that it was given.
         Err(Errno::EPERM) if in_user_namespace() => {
-            tracing::warn!(
+            warnings::warn(
                 "device rules do not hold: in a user namespace there is no right to load them"
+                    .to_owned(),
             );
             return Ok(());
         }

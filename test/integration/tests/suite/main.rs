@@ -16,6 +16,7 @@ mod images;
 mod languages;
 mod limits;
 mod linux;
+mod logs;
 mod metrics;
 mod network;
 mod nothing_left;

@@ -1,7 +1,9 @@
 //! The shim without a containerd: started by hand, asked through its socket. This shows what
 //! is between Create and Start, which no client of containerd lets one look at.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,6 +37,7 @@ pub struct Shim {
     pub namespace: String,
     folder: PathBuf,
     client: TaskClient,
+    log: File,
 }
 
 impl Shim {
@@ -59,6 +62,14 @@ impl Shim {
         // What `start` reads before it forks the shim.
         let spec = json!({ "process": { "env": ["PASSWORD=secret-of-the-sandbox"] } });
         fs::write(folder.join("config.json"), spec.to_string()).unwrap();
+        let log = folder.join("log");
+        mkfifo(&log, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let log = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(log)
+            .unwrap();
         let output = Command::new(shim_binary())
             .args([
                 "-namespace",
@@ -90,7 +101,16 @@ impl Shim {
             namespace,
             folder,
             client,
+            log,
         }
+    }
+
+    /// What it has logged since this was asked last.
+    pub fn log(&self) -> String {
+        let mut text = Vec::new();
+        // Ends with EAGAIN: the shim holds the FIFO open.
+        let _ = (&self.log).read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
     }
 
     pub fn rootfs(&self) -> PathBuf {
