@@ -4,11 +4,13 @@
 //! main -> arguments -> precompile   compile images' programs before they are started
 //!                   -> cache        what is compiled: list, check, remove
 //!                   -> pack         a Wasm file becomes an image
+//!                   -> debug        what was recorded of guests: list, show, remove
 //!                   -> doctor       what this node lacks
 //! ```
 
 mod arguments;
 mod cache;
+mod debug;
 mod doctor;
 mod node;
 mod pack;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Task::Precompile { files, variant } => precompile::run(&node, &files, variant),
         Task::Pack(arguments) => pack::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
+        Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),
     });
     done.unwrap_or_else(|error| {

@@ -13,6 +13,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use crate::cache::{Artifact, ArtifactCache, CacheError};
 use crate::classify::World;
 use crate::compile::one_line;
+use crate::debugging::{Record, Recorder, Tool};
 use crate::engine::{EngineError, engine};
 use crate::link::{component_linker, link_component, link_module, module_linker};
 use crate::options::Options;
@@ -89,6 +90,7 @@ pub struct Program {
     pub(crate) page_map: Option<(PageMap, usize)>,
     /// Locks the artifact, so that it is not evicted while this process maps it.
     pub(crate) artifact: File,
+    pub(crate) recorder: Recorder,
 }
 
 /// The kinds of programs, with the function that starts each.
@@ -239,7 +241,13 @@ impl Program {
             engine: mapped.engine,
             page_map: mapped.page_map,
             artifact: mapped.artifact,
+            recorder: Recorder::default(),
         })
+    }
+
+    /// Has the tools of debugging write to the files of `record`.
+    pub fn record(&mut self, record: Record) {
+        self.recorder = Recorder::new(record);
     }
 
     /// Descriptors, beside those of regular files, that have to be open when [`Program::run`]
@@ -274,13 +282,13 @@ fn find_and_map(
     let pool = role(artifact.world)
         .is_service()
         .then(|| Pool::new(options.http.concurrency, options.resources.memory_bytes));
-    let first_error = match map(&artifact, pool.as_ref()) {
+    let first_error = match map(&artifact, pool.as_ref(), &options.debug) {
         Ok(loaded) => return Ok(Mapped::new(loaded, pool, artifact.world)),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
     let artifact = cache.artifact(source, &choose).map_err(code_error)?;
-    match map(&artifact, pool.as_ref()) {
+    match map(&artifact, pool.as_ref(), &options.debug) {
         Ok(loaded) => Ok(Mapped::new(loaded, pool, artifact.world)),
         Err(error) => Err(ProgramError::Map {
             name: name.to_owned(),
@@ -289,8 +297,8 @@ fn find_and_map(
     }
 }
 
-fn map(artifact: &Artifact, pool: Option<&Pool>) -> wasmtime::Result<Loaded> {
-    let engine = engine(artifact.compilation, pool)?;
+fn map(artifact: &Artifact, pool: Option<&Pool>, tools: &[Tool]) -> wasmtime::Result<Loaded> {
+    let engine = engine(artifact.compilation, pool, tools)?;
     let (path, file) = artifact
         .read_only()
         .map_err(|error| wasmtime::format_err!("no read-only mount of it can be made: {error}"))?;

@@ -65,9 +65,11 @@ impl Program {
             }
         };
         let name = self.name.clone();
+        let recorder = self.recorder.clone();
         let outcome = match self.code {
             Code::Service(pre) => {
-                let shared = Shared::new(guest, self.options, &self.engine);
+                let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
+                recorder.start(None);
                 // tokio panics where it cannot start a thread.
                 catch_unwind(AssertUnwindSafe(|| {
                     serve::serve(&name, &self.engine, pre, shared, slots)
@@ -76,6 +78,7 @@ impl Program {
             }
             _ => on_a_thread(move || self.call(guest)),
         };
+        recorder.finish();
         let error = match outcome {
             Ok(reason) => return reason,
             Err(NotEnded::Error(error)) => error,
@@ -104,8 +107,10 @@ impl Program {
             .enable_all()
             .max_blocking_threads(WAITING_THREADS)
             .build()?;
-        let shared = Shared::new(guest, self.options, &self.engine);
-        let outcome = runtime.block_on(run_command(self.code, &self.engine, &shared));
+        self.recorder.start(Some(&self.engine));
+        let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
+        let run = run_command(&self.name, self.code, &self.engine, &shared);
+        let outcome = runtime.block_on(run);
         // A look-up that hangs must not keep the container.
         runtime.shutdown_background();
         outcome
@@ -163,11 +168,25 @@ pub(crate) fn store(
     } else {
         store.set_epoch_deadline(u64::MAX / 2);
     }
+    shared.recorder.sample(&mut store, service);
     Ok(store)
 }
 
-async fn run_command(code: Code, engine: &Engine, shared: &Shared) -> wasmtime::Result<ExitReason> {
+async fn run_command(
+    name: &str,
+    code: Code,
+    engine: &Engine,
+    shared: &Shared,
+) -> wasmtime::Result<ExitReason> {
     let mut store = store(engine, shared, false)?;
+    let outcome = run_in(&mut store, code).await;
+    if let Err(error) = &outcome {
+        shared.recorder.failed(name, &mut store, error);
+    }
+    outcome
+}
+
+async fn run_in(mut store: &mut Store<State>, code: Code) -> wasmtime::Result<ExitReason> {
     match code {
         Code::Module {
             instance,

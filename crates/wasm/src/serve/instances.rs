@@ -15,6 +15,7 @@ use wasmtime_wasi_http::handler::{
 };
 
 use super::ticker::{FIRST_TICKS, Ticker, Work};
+use crate::debugging::Recorder;
 use crate::ending::{complain, of_error, write_to_stderr};
 use crate::run;
 use crate::slots::Slots;
@@ -71,6 +72,7 @@ impl Instances {
                 Ok(proxy) => return Ok((store, proxy)),
                 Err(error) => error,
             };
+            self.shared.recorder.failed(&self.name, &mut store, &error);
             let refused = store.data().budget.was_refused();
             drop(store);
             if !refused {
@@ -130,6 +132,7 @@ impl HandlerState for Instances {
                 work,
                 expired,
                 slots: self.slots.clone(),
+                recorder: self.shared.recorder.clone(),
             },
         })
     }
@@ -190,6 +193,7 @@ pub(super) struct Worker {
     work: Arc<Mutex<Work>>,
     expired: Arc<AtomicBool>,
     slots: Option<Arc<Mutex<Slots>>>,
+    recorder: Recorder,
 }
 
 impl WorkerState for Worker {
@@ -214,7 +218,7 @@ impl WorkerState for Worker {
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         set(&self.work, true);
-        store.set_epoch_deadline(FIRST_TICKS);
+        store.set_epoch_deadline(self.recorder.first_ticks().unwrap_or(FIRST_TICKS));
         if let Some(fuel) = self.fuel {
             // The engine counts when there is fuel, as the options agree with each other.
             let _ = store.set_fuel(fuel);
@@ -226,7 +230,10 @@ impl WorkerState for Worker {
         Box::pin(sleep_until(deadline))
     }
 
-    fn drop(&self, store: Store<State>, result: wasmtime::Result<()>) {
+    fn drop(&self, mut store: Store<State>, result: wasmtime::Result<()>) {
+        if let Err(error) = &result {
+            self.recorder.failed(&self.name, &mut store, error);
+        }
         // All that the instance wrote to is still there. Whoever is at it already is enough.
         if let Some(slots) = &self.slots
             && let Ok(mut slots) = slots.try_lock()
