@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lighter_testkit::{Call, Containerd, Image, Output, node_tool};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use wasmparser::{Parser, Payload};
 
 use crate::http::{Service, annotation};
 use crate::process_model::contains;
 use crate::shim::eventually;
-use crate::{containerd_with, init};
+use crate::{containerd_with, init, shims};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SECRET: &str = "correct-horse-battery";
@@ -30,6 +32,16 @@ fn asking(containerd: &Containerd, allowed: &str, tools: &str) -> Vec<String> {
 }
 
 const ALL: &str = r#"["coredump", "profile"]"#;
+
+/// As containerd's CRI has it.
+const POD: [&str; 6] = [
+    "--annotation",
+    "io.kubernetes.cri.sandbox-namespace=shop",
+    "--annotation",
+    "io.kubernetes.cri.sandbox-name=web",
+    "--annotation",
+    "io.kubernetes.cri.container-name=app",
+];
 
 fn fault() -> Image {
     Image::wasm("fault").guest("/component.wasm", "fault-component")
@@ -137,6 +149,7 @@ fn a_trap_leaves_a_core_dump() {
             .id(&id)
             .flags(asking(&containerd, ALL, "coredump,profile"))
             .flags(["--env", &secret, "--user", user, "--read-only"])
+            .flags(POD)
             .arguments([path, "trap", "word-of-the-guest"])
             .output();
         output.exits(134).fails_with(&[LINE, "wrote a core dump"]);
@@ -162,6 +175,7 @@ fn a_trap_leaves_a_core_dump() {
             assert!(contains(&memory, text), "{path}: no {text}");
         }
         let shown = lighter(["show", &full(&containerd, &id)]).ok();
+        assert!(shown.contains("shop/web/app"), "{shown}");
         for text in [LINE, path, "faulty", "1 modules"]
             .iter()
             .take(if user == "1" { 3 } else { 4 })
@@ -337,6 +351,29 @@ fn perf_names_the_functions_of_a_guest() {
         }
         containerd.remove(&id);
     }
+}
+
+/// containerd calls the delete binary then.
+#[test]
+fn a_killed_shim_leaves_no_empty_record() {
+    let image = Image::wasm("sleep").entrypoint(["/sleep.wasm", "100"]);
+    let containerd = containerd_with(&image);
+    let leaks = containerd.leaks();
+    let id = containerd
+        .run(&image)
+        .flags(asking(&containerd, ALL, "coredump,profile"))
+        .detach();
+    let running = records(&containerd);
+    assert!(running[0]["running"] == true, "{running:?}");
+    for shim in shims(&containerd) {
+        kill(Pid::from_raw(shim.pid), Signal::SIGKILL).unwrap();
+    }
+    eventually("containerd forgets the task", || {
+        containerd.status(&id).is_none()
+    });
+    let delete = ["containers", "delete", &id];
+    containerd.ctr(delete).output().exits(0);
+    leaks.assert_none_since();
 }
 
 /// There may be endlessly many execs of a container.
