@@ -69,7 +69,7 @@ impl Program {
         let outcome = match self.code {
             Code::Service(pre) => {
                 let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
-                recorder.start(None);
+                recorder.start(&self.engine);
                 // tokio panics where it cannot start a thread.
                 catch_unwind(AssertUnwindSafe(|| {
                     serve::serve(&name, &self.engine, pre, shared, slots)
@@ -107,7 +107,7 @@ impl Program {
             .enable_all()
             .max_blocking_threads(WAITING_THREADS)
             .build()?;
-        self.recorder.start(Some(&self.engine));
+        self.recorder.start(&self.engine);
         let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
         let run = run_command(&self.name, self.code, &self.engine, &shared);
         let outcome = runtime.block_on(run);

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::state::State;
 
 /// Functions of a stack that are told apart from the innermost; interpreters have deep ones.
 pub(crate) const DEEPEST_STACK: usize = 128;
-/// Time between two samples: as long as a tick of a service.
+/// Time between two samples.
 const TICK: Duration = Duration::from_millis(5);
 /// Ticks between two writes of the file. What is lost when the guest is killed is no more.
 const TICKS_A_WRITE: u32 = 200;
@@ -32,6 +33,7 @@ const REST: &str = "[other stacks]";
 /// Collects the samples of all instances of a process.
 pub(super) struct Profile {
     file: File,
+    ticks: AtomicU64,
     stacks: Mutex<Stacks>,
 }
 
@@ -39,20 +41,27 @@ impl Profile {
     pub(super) fn new(file: File) -> Self {
         Self {
             file,
+            ticks: AtomicU64::new(0),
             stacks: Mutex::default(),
         }
     }
 
-    /// Has `store` sampled at each tick of the engine's epoch that finds it computing. `yields`
-    /// says that others run on the same thread.
+    /// Has `store` sampled at each tick that finds it computing. `yields` says that others run on
+    /// the same thread.
     pub(super) fn sample(self: &Arc<Self>, store: &mut Store<State>, yields: bool) {
         let profile = Arc::clone(self);
+        let mut due = profile.ticks.load(Ordering::Relaxed) + 1;
         store.epoch_deadline_callback(move |context| {
-            let ticks = profile.take_sample(&context);
+            // The epoch of a service moves on by other ticks too, which begin with its requests
+            // and so would never meet short ones.
+            let now = profile.ticks.load(Ordering::Relaxed);
+            if now >= due {
+                due = now + profile.take_sample(&context);
+            }
             Ok(if yields {
-                UpdateDeadline::Yield(ticks)
+                UpdateDeadline::Yield(1)
             } else {
-                UpdateDeadline::Continue(ticks)
+                UpdateDeadline::Continue(1)
             })
         });
         store.set_epoch_deadline(1);
@@ -67,21 +76,16 @@ impl Profile {
         1 + (began.elapsed() * PAUSE).div_duration_f64(TICK) as u64
     }
 
-    /// Writes what there is, again and again, until the process ends. `engine` is one that
-    /// nobody else ticks.
-    pub(super) fn keep(self: &Arc<Self>, engine: Option<Engine>) -> io::Result<()> {
+    /// Ticks, and writes what there is, until the process ends.
+    pub(super) fn keep(self: &Arc<Self>, engine: Engine) -> io::Result<()> {
         let profile = Arc::clone(self);
         std::thread::Builder::new()
             .name("profile".to_owned())
             .spawn(move || {
                 loop {
-                    let Some(engine) = &engine else {
-                        std::thread::sleep(TICK * TICKS_A_WRITE);
-                        profile.write();
-                        continue;
-                    };
                     for _ in 0..TICKS_A_WRITE {
                         std::thread::sleep(TICK);
+                        profile.ticks.fetch_add(1, Ordering::Relaxed);
                         engine.increment_epoch();
                     }
                     profile.write();

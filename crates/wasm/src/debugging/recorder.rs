@@ -33,10 +33,10 @@ impl Recorder {
         }
     }
 
-    /// Goes on writing the profile, if there is to be one. `engine` is one that nobody else ticks.
-    pub(crate) fn start(&self, engine: Option<&Engine>) {
+    /// Begins with the profile, if there is to be one.
+    pub(crate) fn start(&self, engine: &Engine) {
         if let Some(profile) = &self.profile
-            && let Err(error) = profile.keep(engine.cloned())
+            && let Err(error) = profile.keep(engine.clone())
         {
             complain(&format!("there will be no profile: {error}"));
         }
