@@ -16,7 +16,7 @@ reactor=("${clang[@]}" -mexec-model=reactor -Wl,--strip-debug)
 gcc=(gcc -O2 -Wall -Wextra -Werror)
 
 # Core modules that are also wrapped as components of wasi:cli.
-components=(hello exit files env-args cat sleep trap overflow random)
+components=(hello exit files env-args cat sleep trap overflow random fault)
 
 fail() {
     echo "build.sh: $*" >&2
@@ -147,6 +147,10 @@ done
 for source in "$here"/*.wat; do
     name=$(basename "$source" .wat)
     build "$name.wasm" "$source" -- guest_tool wat "$source"
+done
+for source in "$here"/debug/*.c; do
+    name=$(basename "$source" .c)
+    build "$name.wasm" "$source" -- "${clang[@]}" -g "-ffile-prefix-map=$here/=" -fdebug-compilation-dir=. "$source" -o
 done
 for name in "${components[@]}"; do
     build "$name-component.wasm" "$out/$name.wasm" -- guest_tool component "$out/$name.wasm"

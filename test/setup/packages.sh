@@ -13,7 +13,7 @@ packages=(
     # Run: the distribution's containerd and runc, and what dockerd's bridge network needs.
     containerd runc iptables iproute2 ca-certificates
     # Clients and servers of the tests.
-    curl openssl nghttp2-server skopeo
+    curl openssl nghttp2-server skopeo linux-perf
     # The Linux image of the tests.
     busybox-static
     # Guests. Debian's rustc stays at /usr/bin/rustc; rustup's comes first in PATH.

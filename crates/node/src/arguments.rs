@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use lighter_wasm::debugging::DebugFolder;
 use lighter_wasm::{ArtifactCache, Variant};
 
 use crate::metrics::Address;
@@ -49,6 +50,8 @@ pub enum Task {
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<Address>,
     },
+    /// Look at what was recorded of containers with lighter.dev/debug
+    Debug(DebugArguments),
     /// Check whether this node can run Wasm containers; exit status 1 if not
     Doctor,
 }
@@ -76,6 +79,39 @@ pub enum CacheTask {
     },
     /// Read all of it and remove what is damaged
     Verify,
+}
+
+/// What was recorded of guests.
+#[derive(Debug, Args)]
+pub struct DebugArguments {
+    /// Folder of the records
+    #[arg(long, global = true, value_name = "DIR", default_value = DebugFolder::DEFAULT)]
+    pub records: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub task: DebugTask,
+}
+
+/// What to do with records. A container is named by the first characters of its id.
+#[derive(Debug, Subcommand)]
+pub enum DebugTask {
+    /// List them
+    Ls {
+        /// As JSON, one array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a container's: the trap of a core dump, the busiest functions of a profile, and the paths
+    Show {
+        /// First characters of its id
+        container: String,
+    },
+    /// Remove those of containers
+    Rm {
+        /// First characters of their ids
+        #[arg(required = true)]
+        containers: Vec<String>,
+    },
 }
 
 fn variant(text: &str) -> Result<Variant, String> {

@@ -5,11 +5,13 @@
 //!                   -> cache        what is compiled: list, check, remove
 //!                   -> pack         a Wasm file becomes an image
 //!                   -> metrics      what containers use and do
+//!                   -> debug        what was recorded of guests: list, show, remove
 //!                   -> doctor       what this node lacks
 //! ```
 
 mod arguments;
 mod cache;
+mod debug;
 mod doctor;
 mod metrics;
 mod node;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Task::Pack(arguments) => pack::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
         Task::Metrics { listen } => metrics::run(listen).map(|()| ExitCode::SUCCESS),
+        Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),
     });
     done.unwrap_or_else(|error| {

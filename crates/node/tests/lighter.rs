@@ -1,6 +1,7 @@
 //! The program `lighter`, with the compile worker that Cargo built beside it.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -337,4 +338,61 @@ fn who_packs_a_component_of_no_world_is_told_how_to_call_it() {
     );
     let said = node.lighter(&[&pack[..], &["--entrypoint", "/app.wasm#f"]].concat());
     assert_eq!((said.status, said.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn records_of_guests_are_looked_for_where_they_are_said_to_be() {
+    let node = Node::new();
+    let records = node.0.path().join("debug");
+    let folder = ["--records", text(&records)];
+    let debug = |arguments: &[&str]| node.lighter(&[&["debug"], &folder[..], arguments].concat());
+    // No container of this node has ever asked for any.
+    let said = debug(&["ls", "--json"]);
+    assert_eq!(
+        (said.status, said.stdout.as_str()),
+        (0, "[]\n"),
+        "{}",
+        said.stderr
+    );
+    let said = debug(&["show", "0123"]);
+    assert_eq!(said.status, 1);
+    assert!(
+        said.stderr
+            .contains("nothing was recorded of a container 0123"),
+        "{}",
+        said.stderr
+    );
+
+    for container in ["0123abcd", "0123ffff"] {
+        let start = records.join("k8s.io").join(container).join("1");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&start)
+            .unwrap();
+        let subject =
+            format!(r#"{{"namespace":"k8s.io","id":"{container}","pod":null,"program":"/a"}}"#);
+        fs::write(start.join("container.json"), subject).unwrap();
+        fs::write(
+            start.join("profile.folded"),
+            "main;work 3\nmain;\x1b[2J 1\n",
+        )
+        .unwrap();
+    }
+    let said = debug(&["show", "0123"]);
+    assert!(
+        said.stderr.contains("0123 is not one container"),
+        "{}",
+        said.stderr
+    );
+    let said = debug(&["show", "k8s.io/0123a"]);
+    assert!(
+        said.stdout.contains("75.0 %  75.0 %   work"),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains('\x1b'), "a guest steers the terminal");
+    assert_eq!(debug(&["rm", "0123a", "0123f"]).status, 0);
+    assert_eq!(debug(&["ls", "--json"]).stdout, "[]\n");
+    assert_eq!(fs::read_dir(&records).unwrap().count(), 0);
 }

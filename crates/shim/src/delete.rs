@@ -12,6 +12,7 @@ use lighter_container::{ContainerLocation, remove};
 
 use crate::arguments::Arguments;
 use crate::socket;
+use crate::workload::records;
 
 /// containerd calls this when it cannot reach the shim, and after every normal delete. The
 /// bundle is the working directory or `-bundle`. stdout carries the response only.
@@ -21,11 +22,13 @@ pub(crate) fn delete(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir()?,
     };
-    remove(&ContainerLocation {
+    let location = ContainerLocation {
         namespace,
         id,
         bundle: bundle.clone(),
-    })?;
+    };
+    remove(&location)?;
+    records::settle(&location);
     remove_socket(&bundle);
 
     let mut response = DeleteResponse::new();

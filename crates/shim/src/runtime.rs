@@ -12,7 +12,7 @@ use lighter_wasm::NodeOptions;
 use serde::Serialize;
 
 use crate::options;
-use crate::workload::{self, Node};
+use crate::workload::{self, Node, records};
 
 /// Forks the shim for each operation.
 pub(crate) struct ForkingRuntime {
@@ -41,13 +41,18 @@ impl ForkingRuntime {
     }
 
     /// As containerd knows it.
-    fn container<'a>(&self, location: &'a ContainerLocation) -> workload::Container<'a> {
+    fn container<'a>(
+        &self,
+        location: &'a ContainerLocation,
+        is_exec: bool,
+    ) -> workload::Container<'a> {
         workload::Container {
             store: ContentStore {
                 socket: self.containerd.clone(),
                 namespace: self.namespace.to_string(),
             },
             id: location.id.as_str(),
+            is_exec,
         }
     }
 
@@ -92,9 +97,10 @@ impl Runtime for ForkingRuntime {
             lighter_container::create(&request, handed, |spec, rootfs| {
                 let bundle = &request.location.bundle;
                 let node = options::keep(&options, bundle)?;
-                let container = self.container(&request.location);
+                let container = self.container(&request.location, false);
                 workload::find(spec, rootfs, &container, &self.node(node))
             })
+            .inspect_err(|_| records::settle(&request.location))
         })
     }
 
@@ -112,14 +118,16 @@ impl Runtime for ForkingRuntime {
         fork(|handed| {
             lighter_container::exec(&request, handed, |spec, root, is_guest| {
                 let node = options::kept(&request.location.bundle)?;
-                let container = self.container(&request.location);
+                let container = self.container(&request.location, true);
                 workload::find_exec(spec, root, is_guest, &container, &self.node(node))
             })
         })
     }
 
     fn remove(&self, target: &Target) -> io::Result<Operation> {
-        self.on(target, lighter_container::remove)
+        self.on(target, |location| {
+            lighter_container::remove(location).inspect(|()| records::settle(location))
+        })
     }
 
     fn signal_all(&self, target: &Target, signal: i32, paused: bool) -> io::Result<Operation> {

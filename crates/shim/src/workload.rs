@@ -13,9 +13,10 @@ use lighter_image::{
 use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program};
 use oci_spec::runtime::Spec;
 
-use crate::{allocator, options};
+use crate::allocator;
 
 mod layer;
+pub(crate) mod records;
 
 /// Where compiled code is kept. Root's alone: what is in it is run as it is.
 const ARTIFACTS: &str = "/var/lib/lighter/artifacts";
@@ -31,6 +32,9 @@ pub(crate) struct Node<'a> {
 pub(crate) struct Container<'a> {
     pub(crate) store: ContentStore,
     pub(crate) id: &'a str,
+    /// Whether it is a process beside the container's own, of which nothing is recorded: there
+    /// may be endlessly many.
+    pub(crate) is_exec: bool,
 }
 
 /// Finds the container's entrypoint and, if it is Wasm, maps its compiled code.
@@ -46,7 +50,7 @@ pub(crate) fn find(
     let no_file = match find_entrypoint(spec, rootfs) {
         Ok(entrypoint) => {
             confirm(&entrypoint, spec)?;
-            return workload(entrypoint, spec, rootfs, node);
+            return workload(entrypoint, spec, rootfs, container, node);
         }
         Err(error) => error,
     };
@@ -91,10 +95,11 @@ fn workload(
     entrypoint: Entrypoint,
     spec: &Spec,
     rootfs: &Path,
+    container: &Container<'_>,
     node: &Node<'_>,
 ) -> Result<Workload, Failure> {
     match entrypoint.format {
-        Format::Wasm => guest(entrypoint, spec, node),
+        Format::Wasm => guest(entrypoint, spec, container, node),
         Format::Elf if lighter_wasm::is_precompiled(&head(&entrypoint)?) => Err(refuse(
             &entrypoint.path,
             "the image holds code that was compiled ahead of time by Wasmtime; only code that this node compiled itself is run, so ship the .wasm",
@@ -157,7 +162,7 @@ pub(crate) fn find_exec(
             "exec format error: the file is Wasm, but this is a Linux container, which a guest could reach the kernel's files in; run it as a container of its own",
         ));
     }
-    workload(entrypoint, spec, root, node)
+    workload(entrypoint, spec, root, container, node)
 }
 
 /// The module that a minimal init (`docker run --init`: `docker-init -- PROGRAM`) would start.
@@ -192,11 +197,17 @@ fn head(entrypoint: &Entrypoint) -> Result<Vec<u8>, Failure> {
     Ok(head)
 }
 
-fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workload, Failure> {
-    let options = options::for_container(&node.options, spec)?;
+fn guest(
+    entrypoint: Entrypoint,
+    spec: &Spec,
+    container: &Container<'_>,
+    node: &Node<'_>,
+) -> Result<Workload, Failure> {
+    let options = records::options(spec, container, node)?;
     let cache = cache(node);
     let name = entrypoint.path.display().to_string();
-    let program = Program::load(
+    let record = records::open(&options, &name, spec, container)?;
+    let mut program = Program::load(
         entrypoint.file,
         &name,
         entrypoint.export.as_deref(),
@@ -204,6 +215,9 @@ fn guest(entrypoint: Entrypoint, spec: &Spec, node: &Node<'_>) -> Result<Workloa
         options,
     )
     .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    if let Some(record) = record {
+        program.record(record);
+    }
     Ok(Workload::Guest {
         guest: Box::new(WasmGuest(program)),
         path: entrypoint.path,

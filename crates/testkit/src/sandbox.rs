@@ -15,8 +15,12 @@ use crate::cgroup::{self, Driver};
 use crate::processes::Process;
 
 /// State of runtimes that is kept outside of a daemon's own folders, by containerd namespace:
-/// Lighter's, and that of runc's shim.
-const STATE_ROOTS: [&str; 2] = ["/run/lighter", "/run/containerd/runc"];
+/// Lighter's, what it has recorded of guests, and that of runc's shim.
+const STATE_ROOTS: [&str; 3] = [
+    "/run/lighter",
+    "/var/lib/lighter/debug",
+    "/run/containerd/runc",
+];
 
 /// What belongs to one daemon: a folder, and a name that is its containerd namespace and its
 /// top-level cgroup.

@@ -150,6 +150,13 @@ impl StoreBudget {
         self.refused
     }
 
+    /// Bytes that the container's limit leaves beside what other stores have; `None` for no limit.
+    pub(crate) fn beside_others(&self) -> Option<u64> {
+        let others = self.budget.used.load(Ordering::Relaxed) - self.held;
+        let usable = self.budget.usable()?;
+        Some(usable.saturating_sub(others + self.budget.idle()))
+    }
+
     fn grow(&mut self, bytes: u64) -> bool {
         if !self.budget.take(bytes) {
             self.refused = true;

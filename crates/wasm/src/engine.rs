@@ -4,8 +4,13 @@
 //! [`configuration`]: a setting written in two places would make every artifact unusable.
 
 use std::fmt;
+#[cfg(feature = "run")]
+use std::num::NonZeroUsize;
 
 use wasmtime::{Config, Engine, ModuleVersionStrategy, WasmBacktraceDetails};
+
+#[cfg(feature = "run")]
+use crate::debugging::{DEEPEST_STACK, Tool};
 
 /// Which Wasmtime and which Lighter made an artifact. It is stored in each artifact, and
 /// Wasmtime refuses to map one that carries another version.
@@ -135,7 +140,7 @@ pub fn configuration(compilation: Compilation) -> Config {
 }
 
 /// The engine that runs a guest. A service gets its instances from a pool; a command gets its
-/// memory from the system.
+/// memory from the system. `tools` are those that look for faults in it.
 ///
 /// # Errors
 /// When Wasmtime refuses the configuration on this machine.
@@ -143,8 +148,14 @@ pub fn configuration(compilation: Compilation) -> Config {
 pub(crate) fn engine(
     compilation: Compilation,
     pool: Option<&crate::pool::Pool>,
+    tools: &[Tool],
 ) -> Result<Engine, EngineError> {
     let mut config = configuration(compilation);
+    // Neither changes what is compiled.
+    config.coredump_on_trap(tools.contains(&Tool::CoreDump));
+    if tools.contains(&Tool::Profile) {
+        config.wasm_backtrace_max_frames(NonZeroUsize::new(DEEPEST_STACK));
+    }
     if let Some(pool) = pool {
         config.allocation_strategy(pool.strategy());
     }
@@ -171,7 +182,7 @@ mod tests {
     use super::*;
 
     fn own_engine() -> Engine {
-        engine(Compilation::default(), None).unwrap()
+        engine(Compilation::default(), None, &[]).unwrap()
     }
 
     #[test]
@@ -238,7 +249,9 @@ mod tests {
             }
         };
         let pool = crate::pool::Pool::new(10, None);
-        load(engine(service, Some(&pool)).unwrap()).unwrap();
+        load(engine(service, Some(&pool), &[]).unwrap()).unwrap();
+        // The tools of debugging neither.
+        load(engine(service, Some(&pool), &Tool::ALL).unwrap()).unwrap();
         assert!(load(own_engine()).is_err());
     }
 

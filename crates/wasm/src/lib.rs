@@ -24,6 +24,8 @@ pub mod report;
 #[cfg(feature = "run")]
 pub mod cache;
 #[cfg(feature = "run")]
+pub mod debugging;
+#[cfg(feature = "run")]
 pub mod options;
 #[cfg(feature = "run")]
 pub mod program;

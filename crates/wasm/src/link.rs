@@ -5,6 +5,7 @@ use wasmtime_wasi::{I32Exit, p1, p2, p3};
 use wasmtime_wasi_config::WasiConfig;
 
 use crate::compile::one_line;
+use crate::debugging::Recorder;
 use crate::engine::EngineError;
 use crate::key_value;
 use crate::options::Options;
@@ -116,7 +117,12 @@ pub(crate) fn link_module(
 ) -> Result<wasmtime::InstancePre<State>, String> {
     linker.instantiate_pre(module).map_err(|error| {
         // Values of the linker belong to a store. This one only serves to look them up.
-        let shared = Shared::new(Guest::default(), Options::default(), module.engine());
+        let shared = Shared::new(
+            Guest::default(),
+            Options::default(),
+            module.engine(),
+            Recorder::default(),
+        );
         let Ok(state) = shared.state(false) else {
             return one_line(&format!("{error:#}"));
         };
@@ -155,7 +161,7 @@ mod tests {
     use crate::engine::{Compilation, engine};
 
     fn own_engine() -> Engine {
-        engine(Compilation::default(), None).unwrap()
+        engine(Compilation::default(), None, &[]).unwrap()
     }
 
     fn link(text: &str) -> Result<(), String> {

@@ -16,6 +16,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use crate::cache::{Artifact, ArtifactCache, CacheError};
 use crate::classify::World;
 use crate::compile::one_line;
+use crate::debugging::{Record, Recorder, Tool};
 use crate::engine::{EngineError, engine};
 use crate::link::{component_linker, link_component, link_module, module_linker};
 use crate::options::Options;
@@ -92,6 +93,7 @@ pub struct Program {
     pub(crate) page_map: Option<(PageMap, usize)>,
     /// Locks the artifact, so that it is not evicted while this process maps it.
     pub(crate) artifact: File,
+    pub(crate) recorder: Recorder,
     pub(crate) preparation: Preparation,
 }
 
@@ -267,7 +269,13 @@ impl Program {
             page_map: mapped.page_map,
             artifact: mapped.artifact,
             preparation: mapped.preparation,
+            recorder: Recorder::default(),
         })
+    }
+
+    /// Has the tools of debugging write to the files of `record`.
+    pub fn record(&mut self, record: Record) {
+        self.recorder = Recorder::new(record);
     }
 
     /// Descriptors, beside those of regular files, that have to be open when [`Program::run`]
@@ -311,13 +319,13 @@ fn find_and_map(
     let pool = role(artifact.world)
         .is_service()
         .then(|| Pool::new(options.http.concurrency, options.resources.memory_bytes));
-    let first_error = match map(&artifact, pool.as_ref()) {
+    let first_error = match map(&artifact, pool.as_ref(), &options.debug) {
         Ok(loaded) => return Ok(Mapped::new(loaded, pool, artifact.world, preparation)),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
     let (artifact, preparation) = find()?;
-    match map(&artifact, pool.as_ref()) {
+    match map(&artifact, pool.as_ref(), &options.debug) {
         Ok(loaded) => Ok(Mapped::new(loaded, pool, artifact.world, preparation)),
         Err(error) => Err(ProgramError::Map {
             name: name.to_owned(),
@@ -326,8 +334,8 @@ fn find_and_map(
     }
 }
 
-fn map(artifact: &Artifact, pool: Option<&Pool>) -> wasmtime::Result<Loaded> {
-    let engine = engine(artifact.compilation, pool)?;
+fn map(artifact: &Artifact, pool: Option<&Pool>, tools: &[Tool]) -> wasmtime::Result<Loaded> {
+    let engine = engine(artifact.compilation, pool, tools)?;
     let (path, file) = artifact
         .read_only()
         .map_err(|error| wasmtime::format_err!("no read-only mount of it can be made: {error}"))?;

@@ -71,10 +71,12 @@ impl Program {
         let counters = guest.counters;
         self.preparation.count(counters);
         counters.set(Count::Metered, self.options.fuel.is_some().into());
+        let recorder = self.recorder.clone();
         let outcome = match self.code {
             Code::Service(pre) => {
                 counters.set(Count::Service, 1);
-                let shared = Shared::new(guest, self.options, &self.engine);
+                let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
+                recorder.start(&self.engine);
                 // tokio panics where it cannot start a thread.
                 catch_unwind(AssertUnwindSafe(|| {
                     serve::serve(&name, &self.engine, pre, shared, slots)
@@ -84,6 +86,7 @@ impl Program {
             _ => on_a_thread(move || self.call(guest)),
         };
         count_processor_time(counters);
+        recorder.finish();
         let error = match outcome {
             Ok(reason) => return reason,
             Err(NotEnded::Error(error)) => error,
@@ -112,8 +115,10 @@ impl Program {
             .enable_all()
             .max_blocking_threads(WAITING_THREADS)
             .build()?;
-        let shared = Shared::new(guest, self.options, &self.engine);
-        let outcome = runtime.block_on(run_command(self.code, &self.engine, &shared));
+        self.recorder.start(&self.engine);
+        let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
+        let run = run_command(&self.name, self.code, &self.engine, &shared);
+        let outcome = runtime.block_on(run);
         // A look-up that hangs must not keep the container.
         runtime.shutdown_background();
         outcome
@@ -171,14 +176,23 @@ pub(crate) fn store(
     } else {
         store.set_epoch_deadline(u64::MAX / 2);
     }
+    shared.recorder.sample(&mut store, service);
     Ok(store)
 }
 
-async fn run_command(code: Code, engine: &Engine, shared: &Shared) -> wasmtime::Result<ExitReason> {
+async fn run_command(
+    name: &str,
+    code: Code,
+    engine: &Engine,
+    shared: &Shared,
+) -> wasmtime::Result<ExitReason> {
     let mut store = store(engine, shared, false)?;
     shared.guest.counters.add(Count::Instances, 1);
-    let outcome = call(code, &mut store).await;
+    let outcome = run_in(&mut store, code).await;
     count_fuel(&store, shared);
+    if let Err(error) = &outcome {
+        shared.recorder.failed(name, &mut store, error);
+    }
     outcome
 }
 
@@ -200,7 +214,7 @@ fn count_processor_time(counters: &Counters) {
     }
 }
 
-async fn call(code: Code, mut store: &mut Store<State>) -> wasmtime::Result<ExitReason> {
+async fn run_in(mut store: &mut Store<State>, code: Code) -> wasmtime::Result<ExitReason> {
     match code {
         Code::Module {
             instance,

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::{MemoryBudget, StoreBudget};
 use crate::clock::CoarseClock;
+use crate::debugging::Recorder;
 use crate::key_value::KeyValue;
 use crate::network;
 use crate::options::{Clocks, Options};
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     pub(crate) guest: Arc<Guest>,
     pub(crate) options: Arc<Options>,
     pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) recorder: Recorder,
     outgoing: Outgoing,
     key_value: KeyValue,
     configuration: Arc<WasiConfigVariables>,
@@ -116,7 +118,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(mut guest: Guest, options: Options, engine: &Engine) -> Self {
+    pub(crate) fn new(
+        mut guest: Guest,
+        options: Options,
+        engine: &Engine,
+        recorder: Recorder,
+    ) -> Self {
         let trusted = guest
             .env
             .iter()
@@ -132,6 +139,7 @@ impl Shared {
         Self {
             shares: Shares::of(budget.usable()),
             budget,
+            recorder,
             outgoing: Outgoing::new(options.network.clone(), trusted),
             key_value: KeyValue::default(),
             configuration: Arc::new(guest.env.iter().cloned().collect()),

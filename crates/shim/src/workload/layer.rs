@@ -10,8 +10,7 @@ use lighter_image::{ContentError, LayerProgram, Wanted, WasmLayer};
 use lighter_wasm::{ArtifactCache, Composition, Options, Part, Program, ProgramError};
 use oci_spec::runtime::Spec;
 
-use super::{Container, Node, WasmGuest, cache};
-use crate::options;
+use super::{Container, Node, WasmGuest, cache, records};
 
 /// The layer that a process runs; `no_file` says why it runs no file, and is the answer for
 /// an image that is files and nothing else.
@@ -24,7 +23,7 @@ pub(super) fn find(
     node: &Node<'_>,
     no_file: Failure,
 ) -> Result<Workload, Failure> {
-    let options = options::for_container(&node.options, spec)?;
+    let options = records::options(spec, container, node)?;
     let found = apart(|| {
         let found = container.store.find(container.id, wanted, options.compose);
         found.map_err(|error| failure(&error))
@@ -40,8 +39,17 @@ pub(super) fn find(
         }
     };
     let cache = cache(node);
-    let program = load(&found, container, &cache, options)
+    let name = format!(
+        "the layer {} of {}",
+        found.program.layer.content.digest(),
+        found.image
+    );
+    let record = records::open(&options, &name, spec, container)?;
+    let mut program = load(&found, &name, container, &cache, options)
         .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    if let Some(record) = record {
+        program.record(record);
+    }
     let layer = &found.program.layer;
     let called = match wanted {
         Wanted::Exec(name) => Some(name),
@@ -56,13 +64,13 @@ pub(super) fn find(
 
 fn load(
     found: &LayerProgram,
+    name: &str,
     container: &Container<'_>,
     cache: &ArtifactCache,
     options: Options,
 ) -> Result<Program, ProgramError> {
     let program = &found.program;
     let content = &program.layer.content;
-    let name = format!("the layer {} of {}", content.digest(), found.image);
     let export = program.export.as_deref();
     let total = layers(found).fold(0u64, |total, layer| {
         total.saturating_add(layer.content.size())
@@ -73,7 +81,7 @@ fn load(
     };
     if program.others.is_empty() {
         let fetch = || fetch(&program.layer);
-        return Program::load_content(content.sha256(), &fetch, &name, export, cache, options);
+        return Program::load_content(content.sha256(), &fetch, name, export, cache, options);
     }
     let parts: Vec<Part> = layers(found)
         .map(|layer| Part {
@@ -88,7 +96,7 @@ fn load(
             .and_then(fetch)
     };
     let composition = Composition::new(&parts, &fetch);
-    Program::load_composition(composition, &name, export, cache, options)
+    Program::load_composition(composition, name, export, cache, options)
 }
 
 /// All layers that are needed, the program first.

@@ -170,7 +170,7 @@ impl ArtifactCache {
 }
 
 fn map(artifact: &Artifact) -> Result<(), EngineError> {
-    let engine = engine(artifact.compilation, None)?;
+    let engine = engine(artifact.compilation, None, &[])?;
     // SAFETY: the artifact was compiled by this node and found whole, as `Artifact` says.
     unsafe { Module::deserialize_file(&engine, &artifact.path) }
         .map(drop)

@@ -4,6 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{Clocks, HostPattern, NodeOptions, OptionError, Options};
+use crate::debugging::Tool;
 use crate::engine::Variant;
 
 /// What the names of all annotations begin with.
@@ -13,6 +14,7 @@ pub const PREFIX: &str = "lighter.dev/";
 const KNOWN: &[&str] = &[
     "clocks",
     "compose",
+    "debug",
     "engine",
     "environment",
     "fuel",
@@ -133,6 +135,11 @@ fn apply(
             options.network.hosts = widest.network.hosts.clone().and(list);
         }
         "compose" => options.compose = Some(switch(value, true)?),
+        "debug" => {
+            options.debug = list(value)
+                .map(|name| record(node, name))
+                .collect::<Result<_, _>>()?;
+        }
         "environment" => options.environment = Some(list(value).map(str::to_owned).collect()),
         "clocks" => {
             options.clocks = match value {
@@ -144,6 +151,18 @@ fn apply(
         other => unreachable!("{other} is in KNOWN and has no rule"),
     }
     Ok(())
+}
+
+/// What a pod wants to have recorded.
+fn record(node: &NodeOptions, name: &str) -> Result<Tool, String> {
+    let tool = Tool::from_name(name).ok_or("write coredump, profile or both")?;
+    if node.allows_record(tool) {
+        Ok(tool)
+    } else {
+        Err(format!(
+            "the node's owner does not allow it: the node's option `debug` has no {name:?}"
+        ))
+    }
 }
 
 /// Options that say nothing without each other.
@@ -166,6 +185,12 @@ fn agree(options: &Options, annotations: &[Annotation<'_>]) -> Result<(), Option
         return Err(fault(
             "engine",
             "say how many instructions the guest may execute: add lighter.dev/fuel=NUMBER",
+        ));
+    }
+    if options.debug.contains(&Tool::Profile) && options.engine == Some(Variant::Command) {
+        return Err(fault(
+            "debug",
+            "code for the engine `command` cannot be sampled: leave out lighter.dev/engine",
         ));
     }
     let said = annotations
@@ -228,6 +253,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::classify::World;
 
     fn options(node: &str, annotations: &[(&str, &str)]) -> Result<Options, String> {
         let annotations: Vec<(String, String)> = annotations
@@ -278,6 +304,8 @@ mod tests {
             ("http-body-bytes", "99999999999"),
             ("engine", "debug"),
             ("engine", "metered"),
+            ("debug", "coredump"),
+            ("debug", "profile,coredump"),
         ] {
             let text = fault(node, &[(name, value)]);
             assert!(
@@ -297,7 +325,7 @@ mod tests {
 
     #[test]
     fn what_is_malformed_or_at_odds_is_refused() {
-        let node = "variants = [\"metered\"]";
+        let node = "variants = [\"metered\"]\ndebug = [\"profile\"]";
         for (annotations, hint) in [
             (&[("tcp", "yes")][..], "true or false"),
             (&[("compose", "all")], "true or false"),
@@ -307,6 +335,12 @@ mod tests {
             (&[("http-reuse", "-1")], "whole number"),
             (&[("engine", "fast")], "metered"),
             (&[("fuel", "10")], "engine=metered"),
+            (&[("debug", "true")], "coredump, profile or both"),
+            (&[("debug", "profile,coredump")], "does not allow"),
+            (
+                &[("debug", "profile"), ("engine", "command")],
+                "cannot be sampled",
+            ),
             (&[("engine", "metered")], "fuel=NUMBER"),
             (
                 &[("http-header-seconds", "9"), ("http-request-seconds", "3")],
@@ -322,6 +356,19 @@ mod tests {
             (metered.engine, metered.fuel),
             (Some(Variant::Metered), Some(10))
         );
+    }
+
+    #[test]
+    fn what_is_recorded_is_what_was_asked_for_and_allowed() {
+        let node = "debug = [\"coredump\", \"profile\"]\ndebug-bytes = 5";
+        let of = |value: &str| options(node, &[("debug", value)]).unwrap();
+        assert_eq!(options(node, &[]).unwrap().debug, []);
+        assert_eq!(of("").debug, []);
+        assert_eq!(of("coredump").debug, [Tool::CoreDump]);
+        assert_eq!(of("profile, coredump").debug_bytes, 5);
+        let compiled = |options: Options| options.compilation(World::Module).unwrap().variant;
+        assert_eq!(compiled(of("coredump")), Variant::Command);
+        assert_eq!(compiled(of("profile,coredump")), Variant::Http);
     }
 
     #[test]
@@ -355,7 +402,7 @@ mod tests {
             let annotations = [(format!("{PREFIX}{}", KNOWN[which]), value)];
             if let Ok(options) = node.for_container(&annotations, None) {
                 prop_assert!(!options.network.tcp && !options.network.link_local && !options.preview3);
-                prop_assert!(options.http.concurrency <= 10);
+                prop_assert!(options.http.concurrency <= 10 && options.debug.is_empty());
                 prop_assert!(!options.network.hosts.allow("example.com", 443));
             }
         }

@@ -18,6 +18,7 @@ pub use hosts::{HostPattern, Hosts};
 pub use node::NodeOptions;
 
 use crate::classify::World;
+use crate::debugging::Tool;
 use crate::engine::{Compilation, Variant};
 
 /// An option that is unknown, malformed, not allowed or at odds with another.
@@ -58,6 +59,10 @@ pub struct Options {
     pub clocks: Clocks,
     /// Whether the Wasm layers of its image are composed; `None` leaves it to the image.
     pub compose: Option<bool>,
+    /// What is recorded of it for whoever looks for a fault.
+    pub debug: Vec<Tool>,
+    /// Bytes that all such records of the node may take up.
+    pub debug_bytes: u64,
     /// What its container may use.
     pub resources: Resources,
 }
@@ -136,7 +141,8 @@ impl Options {
                     .to_owned(),
             );
         }
-        let suited = if world.is_service() {
+        // A profile is taken where code looks at the epoch.
+        let suited = if world.is_service() || self.debug.contains(&Tool::Profile) {
             Variant::Http
         } else {
             Variant::Command

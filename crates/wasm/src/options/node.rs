@@ -9,6 +9,7 @@ use super::{
     Clocks, HostPattern, Hosts, HttpOptions, NetworkOptions, OptionError, Options, Resources,
 };
 use crate::cache::CacheLimits;
+use crate::debugging::Tool;
 use crate::engine::Variant;
 
 /// The options of a node: what a tenant can have at most, and gets without annotations.
@@ -38,6 +39,10 @@ pub struct NodeOptions {
     pub http_header_seconds: u64,
     /// Seconds for a request, from its head to the end of its response.
     pub http_request_seconds: u64,
+    /// What pods may have recorded of their guests: `coredump`, `profile`.
+    pub debug: Vec<String>,
+    /// Bytes of all such records; the oldest go first.
+    pub debug_bytes: u64,
     /// What compiled code and compiling may take up.
     pub cache: CacheLimits,
 }
@@ -56,6 +61,8 @@ impl Default for NodeOptions {
             http_body_bytes: 64 << 20,
             http_header_seconds: 10,
             http_request_seconds: 60,
+            debug: Vec::new(),
+            debug_bytes: 1 << 30,
             cache: CacheLimits::default(),
         }
     }
@@ -107,6 +114,13 @@ impl NodeOptions {
                 ));
             }
         }
+        for name in &self.debug {
+            if Tool::from_name(name).is_none() {
+                return Err(format!(
+                    "debug: {name:?} is none: there are coredump and profile"
+                ));
+            }
+        }
         self.host_list().map(drop)
     }
 
@@ -122,6 +136,11 @@ impl NodeOptions {
     pub(super) fn allows(&self, variant: Variant) -> bool {
         matches!(variant, Variant::Command | Variant::Http)
             || self.variants.iter().any(|name| name == variant.name())
+    }
+
+    /// Whether pods may ask for this record.
+    pub(super) fn allows_record(&self, tool: Tool) -> bool {
+        self.debug.iter().any(|name| name == tool.name())
     }
 
     /// What holds for a container with these annotations. `container` is its name in the pod,
@@ -160,6 +179,8 @@ impl NodeOptions {
             environment: None,
             clocks: Clocks::Exact,
             compose: None,
+            debug: Vec::new(),
+            debug_bytes: self.debug_bytes,
             resources: Resources::default(),
         };
         annotations::narrow(self, widest, annotations, container)
@@ -210,6 +231,7 @@ mod tests {
         assert!(fault("http-concurrency = 0").contains("http-concurrency is 0"));
         assert!(fault("http-concurrency = 100000").contains("10000"));
         assert!(fault("variants = [\"fast\"]").contains("metered"));
+        assert!(fault("debug = [\"core\"]").contains("coredump and profile"));
         assert!(fault("hosts = [\"http://a\"]").contains("without scheme"));
     }
 }

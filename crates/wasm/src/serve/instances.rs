@@ -75,6 +75,7 @@ impl Instances {
                 }
                 Err(error) => error,
             };
+            self.shared.recorder.failed(&self.name, &mut store, &error);
             let refused = store.data().budget.was_refused();
             drop(store);
             if !refused {
@@ -218,7 +219,7 @@ impl WorkerState for Worker {
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         set(&self.work, true);
-        store.set_epoch_deadline(FIRST_TICKS);
+        store.set_epoch_deadline(self.shared.recorder.first_ticks().unwrap_or(FIRST_TICKS));
         run::count_fuel(&store, &self.shared);
         if let Some(fuel) = self.shared.options.fuel {
             // The engine counts when there is fuel, as the options agree with each other.
@@ -231,7 +232,10 @@ impl WorkerState for Worker {
         Box::pin(sleep_until(deadline))
     }
 
-    fn drop(&self, store: Store<State>, result: wasmtime::Result<()>) {
+    fn drop(&self, mut store: Store<State>, result: wasmtime::Result<()>) {
+        if let Err(error) = &result {
+            self.shared.recorder.failed(&self.name, &mut store, error);
+        }
         // All that the instance wrote to is still there. Whoever is at it already is enough.
         if let Some(slots) = &self.slots
             && let Ok(mut slots) = slots.try_lock()

@@ -4,6 +4,7 @@
 mod bad_input;
 mod command_line;
 mod composition;
+mod debugging;
 mod devices;
 mod docker;
 mod dockerfile;

@@ -20,7 +20,7 @@ fn annotations_that_are_wrong_are_named_before_anything_runs() {
         });
         containerd.run(&image).flags(flags).output()
     };
-    run(&["fule=3"]).fails_with(&["lighter.dev/fule", "there are clocks, compose, engine"]);
+    run(&["fule=3"]).fails_with(&["lighter.dev/fule", "there are clocks, compose, debug"]);
     run(&["engine=metered"]).fails_with(&["lighter.dev/engine", "owner does not allow"]);
     run(&["fuel=10"]).fails_with(&["lighter.dev/fuel", "engine=metered"]);
     run(&["http-concurrency=100000"]).fails_with(&["the most on this node is 100"]);

@@ -1,0 +1,78 @@
+//! What a core dump says at a glance.
+
+use std::path::Path;
+
+use lighter_wasm::debugging::TRAP_SECTION;
+use wasmparser::{KnownCustom, Parser, Payload};
+
+use crate::text::size;
+
+/// The trap with its backtrace, and what else is in the dump.
+pub fn summary(path: &Path) -> Result<String, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    of(&bytes).map_err(|error| format!("it is no whole core dump: {error}"))
+}
+
+fn of(bytes: &[u8]) -> Result<String, wasmparser::BinaryReaderError> {
+    let (mut trap, mut memories, mut dumped) = (String::new(), Vec::new(), 0);
+    let (mut modules, mut frames) = (0, 0);
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::MemorySection(section) => {
+                for memory in section {
+                    memories.push(memory?.initial << 16);
+                }
+            }
+            Payload::DataSection(section) => {
+                for data in section {
+                    dumped += data?.data.len() as u64;
+                }
+            }
+            Payload::CustomSection(section) if section.name() == TRAP_SECTION => {
+                trap = String::from_utf8_lossy(section.data()).into_owned();
+            }
+            Payload::CustomSection(section) => match section.as_known() {
+                KnownCustom::CoreDumpModules(section) => modules = section.modules.len(),
+                KnownCustom::CoreDumpStack(section) => frames = section.frames.len(),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    let memory: u64 = memories.iter().sum();
+    Ok(format!(
+        "{}\n{frames} frames, {modules} modules, {} of memory, of which {} are not zero",
+        trap.trim_end(),
+        size(memory),
+        size(dumped)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_is_no_core_dump() {
+        assert!(of(b"\0asm\x01\0\0").is_err());
+        assert!(of(b"").is_err());
+        // The sections of names that a dump has, but nothing in them.
+        let empty = of(b"\0asm\x01\0\0\0").unwrap();
+        assert!(empty.contains("0 frames, 0 modules, 0 B"), "{empty}");
+    }
+
+    #[test]
+    fn the_trap_is_shown_as_the_log_had_it() {
+        let mut dump = b"\0asm\x01\0\0\0".to_vec();
+        let text = b"lighter: /app.wasm trapped: x\n";
+        dump.extend([0, (1 + TRAP_SECTION.len() + text.len()) as u8]);
+        dump.push(TRAP_SECTION.len() as u8);
+        dump.extend(TRAP_SECTION.bytes());
+        dump.extend(text);
+        assert!(
+            of(&dump)
+                .unwrap()
+                .starts_with("lighter: /app.wasm trapped: x\n0 frames")
+        );
+    }
+}
