@@ -188,6 +188,8 @@ mod tests {
     }
 
     proptest! {
+        // Each fills the table.
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn no_sample_is_lost_and_the_text_never_becomes_shorter(
             samples in proptest::collection::vec(0..20_000u32, 0..200),
