@@ -42,3 +42,4 @@ pub use rootfs::mount_options;
 pub use statistics::statistics;
 pub use title::find_process_title;
 pub use update::update;
+pub use warnings::warn;

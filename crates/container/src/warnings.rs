@@ -11,8 +11,8 @@ thread_local! {
     static WARNINGS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Keeps a warning for the answer. An operation has one thread.
-pub(crate) fn warn(mut text: String) {
+/// Keeps a warning for the answer of the operation that this thread is.
+pub fn warn(mut text: String) {
     text.truncate(text.floor_char_boundary(MOST_BYTES));
     WARNINGS.with_borrow_mut(|warnings| {
         // What is decided in several places is still one thing.

@@ -58,7 +58,7 @@ pub(super) fn open(
 /// `lighter debug` shows it: it keeps nobody from deleting the container.
 pub(crate) fn settle(location: &ContainerLocation) {
     if let Err(error) = folder().settle(location.namespace.as_str(), location.id.as_str()) {
-        log::warn!("records of container {}: {error}", location.id);
+        lighter_container::warn(format!("its records cannot be removed: {error}"));
     }
 }
 
