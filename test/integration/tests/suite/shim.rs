@@ -45,6 +45,20 @@ impl Shim {
 
     /// The same for a containerd that takes its events at this socket.
     pub fn start_for(events: &Path) -> Self {
+        Self::start_by(Command::new(shim_binary()), events)
+    }
+
+    /// The same on a node whose system bus is gone.
+    pub fn start_without_bus() -> Self {
+        let mut command = Command::new("unshare");
+        let hide = "mount -t tmpfs tmpfs /run/dbus && exec \"$0\" \"$@\"";
+        command
+            .args(["--mount", "sh", "-c", hide])
+            .arg(shim_binary());
+        Self::start_by(command, Path::new("/nowhere"))
+    }
+
+    fn start_by(mut command: Command, events: &Path) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("lighter-shim-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(&namespace);
@@ -59,7 +73,7 @@ impl Shim {
         // What `start` reads before it forks the shim.
         let spec = json!({ "process": { "env": ["PASSWORD=secret-of-the-sandbox"] } });
         fs::write(folder.join("config.json"), spec.to_string()).unwrap();
-        let output = Command::new(shim_binary())
+        let output = command
             .args([
                 "-namespace",
                 &namespace,
