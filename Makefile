@@ -21,7 +21,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm test-vm-systemd bench bench-http bench-images dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -79,10 +79,11 @@ test-vm: test-build ## Test on cgroup v2, in a machine that QEMU emulates (VM_TE
 	@test/setup/packages.sh qemu-system-x86 e2fsprogs
 	@test/vm/run.sh suite --test-threads=2 --skip docker $(VM_TESTS)
 
-# Not part of .ci/run yet: calls that ask systemd now and then get no answer within their time there.
 test-vm-systemd: test-build ## The same with systemd as init and its cgroup driver
 	@test/setup/packages.sh qemu-system-x86 e2fsprogs
 	@test/vm/run.sh -s suite --test-threads=2 --skip docker $(VM_TESTS)
+
+test-vm-both: test-vm test-vm-systemd ## Both of them
 
 bench: test-build ## Compare start time and memory with runc, into target/bench
 	cargo run --release --locked -p lighter-bench -- runc

@@ -104,8 +104,13 @@ make_root() {
     done
     mkdir -p "$root"/{dev,proc,sys,run,root,etc,lighter}
     mkdir -p -m 1777 "$root/tmp"
+    # As on every Debian: programs look for the bus below it.
+    ln -sfn /run "$root/var/run"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     echo 'root:x:0:' >"$root/etc/group"
+    # The CRI gives pods copies of these.
+    echo '127.0.0.1 localhost' >"$root/etc/hosts"
+    : >"$root/etc/resolv.conf"
     echo 'hvc0::sysinit:/lighter/machine.sh' >"$root/etc/inittab"
     make_units "$root"
     finish root

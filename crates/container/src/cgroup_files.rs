@@ -1,6 +1,7 @@
 //! Files of a container's cgroup that libcgroups has no access to.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,11 @@ use crate::manage::ContainerLocation;
 
 /// There when systemd is the host's init (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
+/// Where systemd has a file for each unit that it was asked for.
+const SYSTEMD_UNITS: &str = "/run/systemd/transient";
+/// Where the D-Bus specification has the bus, and where libcgroups looks for it: the shim has none
+/// of containerd's environment, which might name another.
+const SYSTEM_BUS: &str = "/var/run/dbus/system_bus_socket";
 /// How long systemd may take to remove an empty cgroup.
 const SYSTEMD_LIMIT: Duration = Duration::from_secs(2);
 /// Counts kills for want of memory on cgroup v1.
@@ -50,7 +56,50 @@ pub(crate) fn uses_systemd(spec: &Spec) -> Result<bool, Failure> {
             "systemd is not running on this host; configure the cgroupfs driver (SystemdCgroup = false)",
         ));
     }
+    require_bus()?;
+    if let Some(path) = path {
+        require_no_unit(&plain_path(path))?;
+    }
     Ok(true)
+}
+
+/// Refuses a scope whose name another one has, in whatever slice: libcgroups would put the
+/// container into that one, and stop it when the container is removed.
+fn require_no_unit(path: &Path) -> Result<(), Failure> {
+    let Some(unit) = path.file_name() else {
+        return Ok(());
+    };
+    let file = Path::new(SYSTEMD_UNITS).join(unit);
+    // That of a container of this name that was just removed may take its time.
+    let end = Instant::now() + SYSTEMD_LIMIT;
+    while file.exists() {
+        if Instant::now() > end {
+            return Err(Failure::new(
+                ErrorClass::AlreadyExists,
+                format!(
+                    "systemd has a unit {} already; give the container another cgroup (linux.cgroupsPath)",
+                    unit.display()
+                ),
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Refuses to ask systemd without the system bus.
+///
+/// libcgroups would use systemd's private socket then, where systemd at times answers nothing to
+/// a call that comes with the end of the handshake (decision 0018).
+pub(crate) fn require_bus() -> Result<(), Failure> {
+    UnixStream::connect(SYSTEM_BUS).map(drop).map_err(|error| {
+        Failure::new(
+            ErrorClass::FailedPrecondition,
+            format!(
+                "systemd cannot be asked for a cgroup: no system bus answers at {SYSTEM_BUS}: {error}; start dbus, or configure the cgroupfs driver (SystemdCgroup = false)"
+            ),
+        )
+    })
 }
 
 /// The path of a cgroup below the root of the hierarchy, also of one that systemd makes: a scope
@@ -163,6 +212,25 @@ fn folders(location: &ContainerLocation) -> Result<Vec<PathBuf>, Failure> {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .map(|entry| entry.path().join(&path));
     Ok(folders.filter(|folder| folder.is_dir()).collect())
+}
+
+/// Refuses a cgroup that others' processes are in, as runc does since 1.2: the container's limits
+/// would hold for them, and its removal would kill them.
+pub(crate) fn require_empty(location: &ContainerLocation) -> Result<(), Failure> {
+    for folder in folders(location)? {
+        let table = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        let count = table.lines().count();
+        if count > 0 {
+            return Err(Failure::new(
+                ErrorClass::FailedPrecondition,
+                format!(
+                    "its cgroup {} is not empty: {count} process(es) found; give the container a cgroup of its own (linux.cgroupsPath)",
+                    folder.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether any hierarchy has the container's cgroup.

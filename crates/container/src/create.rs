@@ -69,6 +69,7 @@ fn build(
     let location = &request.location;
     let spec = load_spec(&location.bundle)?;
     let systemd = cgroup_files::uses_systemd(&spec)?;
+    cgroup_files::require_empty(location)?;
     rootfs::mount(&request.rootfs, &location.rootfs())?;
     let rootfs = rootfs_of(&spec, &location.bundle)?;
     cwd::create_missing(&spec, &rootfs);
@@ -114,7 +115,8 @@ fn build(
         .as_ref()
         .and_then(|linux| linux.resources().clone());
     let resources = resources.map(limits::possible).transpose()?;
-    let mut executed = run_libcontainer(request, &spec, prepared, handed)?;
+    let mut executed = run_libcontainer(request, &spec, prepared, handed)
+        .map_err(|failure| limits::explain(resources.as_ref(), failure))?;
     devices::confine(location, &spec)?;
     if let Some(resources) = resources {
         limits::complete(location, &resources)?;

@@ -1,5 +1,7 @@
 //! Limits of a spec or an update where libcgroups 0.7 and runc part ways.
 
+mod values;
+
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +9,7 @@ use libcgroups::common::{CgroupManager, ControllerOpt, DEFAULT_CGROUP_ROOT};
 use libcgroups::v1::ControllerType;
 use libcgroups::v1::util::get_subsystem_mount_point;
 use lighter_core::{ErrorClass, Failure};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxBlockIo, LinuxResources, Spec};
 
 use crate::cgroup_files::{folder, is_systemd, is_unified, plain_path};
 use crate::manage::ContainerLocation;
@@ -16,6 +18,9 @@ use crate::warnings;
 /// Files of cgroup v2 that libcgroups gets wrong when it tells systemd of them: it scales the
 /// first two as if they were others, and sends the last two in a type that systemd refuses.
 const NOT_FOR_SYSTEMD: [&str; 4] = ["cpu.max", "cpu.weight", "cpuset.cpus", "cpuset.mems"];
+
+/// There when the kernel has the scheduler BFQ, whose weights are those of the specification.
+const BFQ: &str = "/sys/module/bfq";
 
 /// The spec with limits that libcgroups can set.
 pub(crate) fn adapt(spec: &mut Spec) -> Result<(), Failure> {
@@ -38,14 +43,25 @@ pub(crate) fn adapt(spec: &mut Spec) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Without limits of what the host does not have, and without names that lead out of the cgroup.
+/// Without limits of what the host does not have. Values that cannot be, and names that lead out of
+/// the cgroup, are refused.
 pub(crate) fn possible(mut resources: LinuxResources) -> Result<LinuxResources, Failure> {
+    values::check(&resources)?;
     for name in resources.unified().iter().flatten().map(|(name, _)| name) {
         if name.contains('/') || !name.contains('.') {
             return Err(Failure::invalid(format!(
                 "the unified resource \"{name}\" is not the name of a cgroup's file"
             )));
         }
+    }
+    if let Some(io) = resources.block_io() {
+        require_disks(io)?;
+    }
+    if resources.network().is_some() && (is_unified()? || !has_controller("net_cls")) {
+        return Err(Failure::new(
+            ErrorClass::FailedPrecondition,
+            "the host has no net_cls controller (it is one of cgroup v1), which linux.resources.network asks for",
+        ));
     }
     let has_limits = resources
         .hugepage_limits()
@@ -58,7 +74,64 @@ pub(crate) fn possible(mut resources: LinuxResources) -> Result<LinuxResources, 
         );
         resources.set_hugepage_limits(None);
     }
+    if is_unified()? && !Path::new(BFQ).exists() {
+        name_weight(&mut resources);
+    }
     Ok(resources)
+}
+
+/// Refuses limits of disks that are not there.
+fn require_disks(io: &LinuxBlockIo) -> Result<(), Failure> {
+    let limits = [
+        io.throttle_read_bps_device(),
+        io.throttle_write_bps_device(),
+        io.throttle_read_iops_device(),
+        io.throttle_write_iops_device(),
+    ];
+    for limit in limits.into_iter().flatten().flatten() {
+        let number = format!("{}:{}", limit.major(), limit.minor());
+        if !Path::new("/sys/dev/block").join(&number).exists() {
+            return Err(Failure::invalid(format!(
+                "blockIO has a limit for the block device {number}, which the host does not have"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Gives the weight of block devices by the name of the kernel's file: libcgroups converts it in
+/// 16 bits, which most products of it do not fit into.
+fn name_weight(resources: &mut LinuxResources) {
+    let Some(mut io) = resources.block_io().clone() else {
+        return;
+    };
+    let Some(weight @ 1..) = io.weight() else {
+        return;
+    };
+    io.set_weight(None);
+    resources.set_block_io(Some(io));
+    let mut unified = resources.unified().clone().unwrap_or_default();
+    unified
+        .entry("io.weight".to_owned())
+        .or_insert_with(|| unified_weight(weight).to_string());
+    resources.set_unified(Some(unified));
+}
+
+/// 10 to 1000 as 1 to 10000, as runc does it.
+fn unified_weight(weight: u16) -> u32 {
+    1 + (u32::from(weight).saturating_sub(10)) * 9999 / 990
+}
+
+/// What to tell of a start that failed: also that a limit is less than any start takes, if it is.
+pub(crate) fn explain(resources: Option<&LinuxResources>, failure: Failure) -> Failure {
+    match resources.and_then(values::too_little) {
+        Some(why) => Failure::invalid(format!("{}; {why}", failure.message)),
+        None => failure,
+    }
+}
+
+fn has_controller(name: &str) -> bool {
+    Path::new(DEFAULT_CGROUP_ROOT).join(name).is_dir()
 }
 
 fn has_huge_pages() -> Result<bool, Failure> {
@@ -166,6 +239,16 @@ mod tests {
             assert!(failure.unwrap_err().message.contains(name));
         }
         assert!(possible(resources(r#"{"unified": {"memory.high": "1"}}"#)).is_ok());
+    }
+
+    #[test]
+    fn a_weight_is_converted_as_runc_does() {
+        for (given, set) in [(10, "1"), (100, "910"), (500, "4950"), (1000, "10000")] {
+            let mut resources = resources(&format!(r#"{{"blockIO": {{"weight": {given}}}}}"#));
+            name_weight(&mut resources);
+            assert_eq!(resources.unified().as_ref().unwrap()["io.weight"], set);
+            assert_eq!(resources.block_io().as_ref().unwrap().weight(), None);
+        }
     }
 
     #[test]

@@ -82,7 +82,10 @@ impl ContainerLocation {
     /// The cgroup to set limits on: systemd has to be told of those of its own.
     pub(crate) fn cgroup_to_change(&self) -> Result<AnyCgroupManager, Failure> {
         match self.cgroup_path() {
-            Some(path) if cgroup_files::is_systemd(&path) => self.manager(path, true),
+            Some(path) if cgroup_files::is_systemd(&path) => {
+                cgroup_files::require_bus()?;
+                self.manager(path, true)
+            }
             _ => self.require_cgroup(),
         }
     }
@@ -197,6 +200,10 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
             kill_cgroup(location);
         }
         cgroup_files::remove_below(location);
+        if container.systemd() && cgroup_files::require_bus().is_err() {
+            // It removes an empty scope by itself.
+            container.set_systemd(false);
+        }
         if let Err(error) = container.delete(true) {
             failures.push(Failure::from_error(ErrorClass::Internal, &error).message);
         }

@@ -40,7 +40,17 @@ const FILES_V1: &[(ControllerType, &[&str])] = &[
         ],
     ),
     (ControllerType::Pids, &["pids.max"]),
-    (ControllerType::Blkio, &["blkio.weight", "blkio.bfq.weight"]),
+    (
+        ControllerType::Blkio,
+        &[
+            "blkio.weight",
+            "blkio.bfq.weight",
+            "blkio.throttle.read_bps_device",
+            "blkio.throttle.write_bps_device",
+            "blkio.throttle.read_iops_device",
+            "blkio.throttle.write_iops_device",
+        ],
+    ),
 ];
 const FILES_V2: &[&str] = &[
     "cpu.weight",
@@ -57,7 +67,10 @@ const FILES_V2: &[&str] = &[
     "pids.max",
     "io.weight",
     "io.bfq.weight",
+    IO_MAX,
 ];
+/// Limits of disks on cgroup v2, in one file.
+const IO_MAX: &str = "io.max";
 
 /// Changes the container's limits to those that `resources` names, a JSON document of the OCI
 /// runtime specification's `linux.resources`. Runs in a fork of the shim.
@@ -140,11 +153,54 @@ impl Limits {
 
     fn write_back(&self) {
         for (path, value) in &self.0 {
-            let is_same = fs::read_to_string(path).is_ok_and(|now| now == *value);
-            if !is_same {
+            let now = fs::read_to_string(path).unwrap_or_default();
+            if now == *value {
+                continue;
+            }
+            let name = path.file_name().and_then(|name| name.to_str());
+            for text in to_write_back(name.unwrap_or_default(), &now, value) {
                 // Files that bound each other come twice; what is left cannot be mended.
-                let _ = fs::write(path, value.trim());
+                let _ = fs::write(path, text);
             }
         }
+    }
+}
+
+/// What to write to a file for it to be as it was. The files of disks have a line for each that has
+/// a limit, and take one at a time.
+fn to_write_back(name: &str, now: &str, old: &str) -> Vec<String> {
+    let none = match name {
+        IO_MAX => "rbps=max wbps=max riops=max wiops=max",
+        _ if name.starts_with("blkio.throttle.") => "0",
+        _ => return vec![old.trim().to_owned()],
+    };
+    let disk = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let lifted = now
+        .lines()
+        .map(disk)
+        .filter(|number| !old.lines().any(|line| disk(line) == *number))
+        .map(|number| format!("{number} {none}"));
+    lifted.chain(old.lines().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_disks_go_back_one_by_one() {
+        let now =
+            "8:0 rbps=1 wbps=max riops=max wiops=max\n8:16 rbps=2 wbps=max riops=max wiops=max\n";
+        let old = "8:0 rbps=7 wbps=max riops=max wiops=max\n";
+        assert_eq!(
+            to_write_back(IO_MAX, now, old),
+            [
+                "8:16 rbps=max wbps=max riops=max wiops=max",
+                "8:0 rbps=7 wbps=max riops=max wiops=max"
+            ]
+        );
+        let name = "blkio.throttle.read_bps_device";
+        assert_eq!(to_write_back(name, "8:0 4096\n", ""), ["8:0 0"]);
+        assert_eq!(to_write_back("pids.max", "3\n", "max\n"), ["max"]);
     }
 }

@@ -31,7 +31,8 @@ impl Driver {
     pub fn path(self, namespace: &str, id: &str) -> String {
         match self {
             Self::Cgroupfs => format!("/{namespace}/{id}"),
-            Self::Systemd => format!("{}:lighter:{id}", self.top(namespace)),
+            // The name of a unit is systemd's only one, whatever slice it is in.
+            Self::Systemd => format!("{}:{namespace}:{id}", self.top(namespace)),
         }
     }
 
@@ -39,7 +40,7 @@ impl Driver {
     pub fn folder(self, namespace: &str, id: &str) -> PathBuf {
         let name = match self {
             Self::Cgroupfs => id.to_owned(),
-            Self::Systemd => format!("lighter-{id}.scope"),
+            Self::Systemd => format!("{namespace}-{id}.scope"),
         };
         Path::new(&self.top(namespace)).join(name)
     }

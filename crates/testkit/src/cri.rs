@@ -23,6 +23,8 @@ pub struct Cri {
 pub struct Ended {
     /// The exit code.
     pub code: i64,
+    /// What the CRI calls the end: `Completed`, `Error` or `OOMKilled`.
+    pub reason: String,
     /// Its log.
     pub log: String,
 }
@@ -104,6 +106,17 @@ impl Cri {
         command: &[&str],
         annotations: &Value,
     ) -> Result<Ended, String> {
+        let pod = self.pod(annotations);
+        let mut container = json!({ "image": { "image": image }, "linux": {} });
+        if !command.is_empty() {
+            container["command"] = json!(command);
+        }
+        pod.start(&container).and_then(|id| pod.wait(&id))
+    }
+
+    /// Runs a pod whose runtime handler is `wasmtime`. Dropped, it is removed with all in it.
+    #[track_caller]
+    pub fn pod(&self, annotations: &Value) -> Pod<'_> {
         let name = self.containerd.next_id();
         let place = self.containerd.folder();
         let (logs, cgroup) = (place.join("logs"), self.containerd.namespace());
@@ -119,50 +132,69 @@ impl Cri {
                 "security_context": { "namespace_options": { "network": 2 } },
             },
         });
-        let mut container = json!({
-            "metadata": { "name": name },
-            "image": { "image": image },
-            "log_path": format!("{name}.log"),
-            "linux": {},
-        });
-        if !command.is_empty() {
-            container["command"] = json!(command);
+        let file = self.request(&name, &pod);
+        let id = self.crictl(&["runp", "--runtime", "wasmtime", &file]).ok();
+        Pod {
+            cri: self,
+            file,
+            id: id.trim().to_owned(),
         }
-        let write = |kind: &str, value: &Value| {
-            let file = place.join(format!("{name}-{kind}.json"));
-            fs::write(&file, value.to_string()).expect("write a request");
-            file.display().to_string()
-        };
-        let (pod, container) = (write("pod", &pod), write("container", &container));
-        let pod_id = self.crictl(&["runp", "--runtime", "wasmtime", &pod]).ok();
-        let pod_id = pod_id.trim();
-        let ended = self.run_in(pod_id, &container, &pod);
-        self.crictl(&["stopp", pod_id]).ok();
-        self.crictl(&["rmp", "--force", pod_id]).ok();
-        ended
     }
 
-    fn run_in(&self, pod_id: &str, container: &str, pod: &str) -> Result<Ended, String> {
-        let call = |arguments: &[&str]| {
-            let output = self.crictl(arguments).output();
-            if output.status.success() {
-                Ok(output.stdout)
-            } else {
-                Err(output.stderr)
-            }
-        };
-        let id = call(&["create", "--no-pull", pod_id, container, pod])?;
-        let id = id.trim();
-        call(&["start", id])?;
+    /// Writes a request for `crictl`.
+    fn request(&self, name: &str, request: &Value) -> String {
+        let file = self.containerd.folder().join(format!("{name}.json"));
+        fs::write(&file, request.to_string()).expect("write a request");
+        file.display().to_string()
+    }
+
+    /// What `crictl` prints, or what it says when it fails.
+    fn call(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.crictl(arguments).output();
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(output.stderr)
+        }
+    }
+}
+
+/// A pod that runs.
+pub struct Pod<'a> {
+    cri: &'a Cri,
+    /// The request that made it.
+    file: String,
+    /// Its id, which is that of its own container, too.
+    pub id: String,
+}
+
+impl Pod<'_> {
+    /// Starts a container, of a request without name and log, and answers its id. The error is
+    /// what `crictl` says.
+    pub fn start(&self, container: &Value) -> Result<String, String> {
+        let name = self.cri.containerd.next_id();
+        let mut request = container.clone();
+        request["metadata"] = json!({ "name": name });
+        request["log_path"] = json!(format!("{name}.log"));
+        let request = self.cri.request(&name, &request);
+        let create = ["create", "--no-pull", &self.id, &request, &self.file];
+        let id = self.cri.call(&create)?.trim().to_owned();
+        self.cri.call(&["start", &id])?;
+        Ok(id)
+    }
+
+    /// Waits for a container's end.
+    pub fn wait(&self, id: &str) -> Result<Ended, String> {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
-            let status = call(&["inspect", "--output", "json", id])?;
+            let status = self.cri.call(&["inspect", "--output", "json", id])?;
             let status: Value = serde_json::from_str(&status).map_err(|error| error.to_string())?;
             let status = &status["status"];
             if status["state"] == "CONTAINER_EXITED" {
                 return Ok(Ended {
                     code: status["exitCode"].as_i64().unwrap_or(-1),
-                    log: call(&["logs", id])?,
+                    reason: status["reason"].as_str().unwrap_or_default().to_owned(),
+                    log: self.cri.call(&["logs", id])?,
                 });
             }
             if Instant::now() > end {
@@ -170,5 +202,12 @@ impl Cri {
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+}
+
+impl Drop for Pod<'_> {
+    fn drop(&mut self) {
+        let _ = self.cri.call(&["stopp", &self.id]);
+        let _ = self.cri.call(&["rmp", "--force", &self.id]);
     }
 }

@@ -49,7 +49,7 @@ mod sandbox;
 pub use call::Call;
 pub use cgroup::{Driver, Hierarchy};
 pub use containerd::{Containerd, Version};
-pub use cri::{Cri, Ended};
+pub use cri::{Cri, Ended, Pod};
 pub use docker::Docker;
 pub use guests::guest;
 pub use image::{Image, digest};

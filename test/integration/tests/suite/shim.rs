@@ -48,6 +48,20 @@ impl Shim {
 
     /// The same for a containerd that takes its events at this socket.
     pub fn start_for(events: &Path) -> Self {
+        Self::start_by(Command::new(shim_binary()), events)
+    }
+
+    /// The same on a node whose system bus is gone.
+    pub fn start_without_bus() -> Self {
+        let mut command = Command::new("unshare");
+        let hide = "mount -t tmpfs tmpfs /run/dbus && exec \"$0\" \"$@\"";
+        command
+            .args(["--mount", "sh", "-c", hide])
+            .arg(shim_binary());
+        Self::start_by(command, Path::new("/nowhere"))
+    }
+
+    fn start_by(mut command: Command, events: &Path) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("lighter-shim-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(&namespace);
@@ -70,7 +84,7 @@ impl Shim {
             .custom_flags(nix::libc::O_NONBLOCK)
             .open(log)
             .unwrap();
-        let output = Command::new(shim_binary())
+        let output = command
             .args([
                 "-namespace",
                 &namespace,
