@@ -309,6 +309,10 @@ mod tests {
     // The test harness has threads; these forks only touch what they were given, so that is
     // no danger here.
     fn answer(operation: &Operation) -> Option<Result<Vec<i32>, Failure>> {
+        received(operation).map(|answer| answer.outcome)
+    }
+
+    fn received(operation: &Operation) -> Option<Answer<Vec<i32>>> {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut buffer = vec![0; 64 * 1024];
         while Instant::now() < deadline {
@@ -361,6 +365,20 @@ mod tests {
         let failure = answer(&operation).unwrap().unwrap_err();
         reap(&operation);
         assert!(failure.message.len() <= MAX_MESSAGE);
+    }
+
+    #[test]
+    fn warnings_come_with_the_answer_of_their_operation_alone() {
+        let warned = Operation::fork(|_| {
+            warnings::warn("not as asked".to_owned());
+            Ok(vec![1])
+        });
+        let warned = warned.unwrap();
+        assert_eq!(received(&warned).unwrap().warnings, ["not as asked"]);
+        reap(&warned);
+        let quiet = Operation::fork(|_| Ok(vec![1])).unwrap();
+        assert!(received(&quiet).unwrap().warnings.is_empty());
+        reap(&quiet);
     }
 
     #[test]
