@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lighter_testkit::{Cri, Image, Process, Version};
+use lighter_testkit::{Cri, Image, Process, Version, guest};
 use serde_json::json;
 
 use super::assert_killed_for_memory;
 use crate::containerd_with;
+use crate::shim::Shim;
 
 const LIMIT: u64 = 32 << 20;
 
@@ -24,6 +25,25 @@ fn a_guest_that_fills_a_file_system_in_memory_is_killed() {
         &flags,
         &["/fill.wasm", "/data/file", "64"],
     );
+}
+
+/// As `docker restart` does: systemd may keep the scope of what was killed.
+#[test]
+fn a_container_that_was_killed_for_memory_can_be_started_again() {
+    let shim = Shim::start();
+    fs::copy(guest("fill"), shim.rootfs().join("fill.wasm")).unwrap();
+    fs::create_dir(shim.rootfs().join("data")).unwrap();
+    for (mebibytes, status) in [("64", 137), ("64", 137), ("4", 0)] {
+        let mut spec = shim.spec("a", &["/fill.wasm", "/data/file", mebibytes]);
+        let mount = json!({ "destination": "/data", "type": "tmpfs", "source": "tmpfs" });
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+        spec["linux"]["resources"] = json!({ "memory": { "limit": LIMIT } });
+        shim.create("a", &spec).unwrap();
+        shim.start_task("a").unwrap();
+        assert_eq!(shim.wait("a"), status);
+        shim.delete("a").unwrap();
+    }
+    assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
 }
 
 /// A volume in the node's memory, as an `emptyDir` of a pod with `medium: Memory`.
