@@ -121,12 +121,16 @@ pub fn start(location: &ContainerLocation) -> Result<(), Failure> {
 ///
 /// `paused` says whether the container is frozen now: it stays so, unless it is killed.
 pub fn signal_all(location: &ContainerLocation, signal: i32, paused: bool) -> Result<(), Failure> {
+    // systemd removes a cgroup as soon as its last process has ended.
+    let has_gone = || !cgroup_files::exists(location);
     let failed = |error: &dyn std::error::Error| {
         let failure = Failure::from_error(ErrorClass::Internal, error);
-        Failure::internal(format!(
-            "cannot signal container {}: {failure}",
-            location.id
-        ))
+        let class = match has_gone() {
+            true => ErrorClass::NotFound,
+            false => ErrorClass::Internal,
+        };
+        let message = format!("cannot signal container {}: {failure}", location.id);
+        Failure::new(class, message)
     };
     let cgroup = location.require_cgroup()?;
     // So that none is forked between the list and the signal.
@@ -149,10 +153,11 @@ pub fn signal_all(location: &ContainerLocation, signal: i32, paused: bool) -> Re
             Ok(())
         });
     // On cgroup v1 a frozen process does not even die.
-    if !paused || signal == libc::SIGKILL {
-        cgroup
-            .freeze(FreezerState::Thawed)
-            .map_err(|error| failed(&error))?;
+    if (!paused || signal == libc::SIGKILL)
+        && let Err(error) = cgroup.freeze(FreezerState::Thawed)
+        && !has_gone()
+    {
+        return Err(failed(&error));
     }
     sent
 }

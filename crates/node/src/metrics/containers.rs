@@ -1,6 +1,6 @@
 //! The guests' containers on this node, and what they have counted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -49,7 +49,8 @@ struct State {
 /// When the folder cannot be read. A container that goes meanwhile is left out, and there is
 /// no folder before the first container.
 pub fn all(root: &Path) -> io::Result<Vec<Container>> {
-    let mut found = ended(&root.join(ENDED_FOLDER));
+    let mut found = Vec::new();
+    let mut present = HashSet::new();
     for (namespace, folder) in folders(root)? {
         for (id, folder) in folders(&folder)? {
             let page = read(&folder, COUNTERS_FILE, COUNTERS_BYTES as u64);
@@ -58,13 +59,16 @@ pub fn all(root: &Path) -> io::Result<Vec<Container>> {
                 continue;
             };
             found.extend(container(&namespace, &id, &page, &state));
+            present.insert(format!("{namespace}:{id}"));
         }
     }
+    // One that Docker has started again, say, is there with what it counts now.
+    found.extend(ended(&root.join(ENDED_FOLDER), &present));
     Ok(found)
 }
 
-/// Those that were removed a short time ago.
-fn ended(folder: &Path) -> Vec<Container> {
+/// Those that were removed a short time ago, but the ones that are there again.
+fn ended(folder: &Path, present: &HashSet<String>) -> Vec<Container> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .into_iter()
         .flatten()
@@ -74,6 +78,7 @@ fn ended(folder: &Path) -> Vec<Container> {
             modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < KEPT_FOR))
         })
         .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !present.contains(name))
         .collect();
     names.sort();
     let read = |name: &String| {
@@ -202,6 +207,10 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert!(found[0].labels.contains(&("id", "now".to_owned())));
         assert!(!found[0].runs);
+        let again = root.path().join("default").join("now");
+        file(&again, COUNTERS_FILE, &[0; COUNTERS_BYTES]);
+        file(&again, STATE_FILE, br#"{"pid": 1}"#);
+        assert_eq!(all(root.path()).unwrap().len(), 1, "it was started again");
     }
 
     #[test]
