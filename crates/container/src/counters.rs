@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use lighter_core::{
-    COUNTERS_BYTES, COUNTERS_FILE, Count, Counters, ENDED_FOLDER, MOST_KEPT, ProcessTimes,
-    STATE_FILE, STATE_ROOT,
+    COUNTERS_BYTES, COUNTERS_FILE, Count, Counters, ENDED_FOLDER, KEPT_FOR, MOST_KEPT,
+    ProcessTimes, STATE_FILE, STATE_ROOT,
 };
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -94,23 +94,23 @@ fn try_keep(location: &ContainerLocation) -> io::Result<()> {
         folder.join(format!("{}:{}", location.namespace, location.id)),
         bytes,
     )?;
-    prune(&folder)
+    prune(&folder, SystemTime::now())
 }
 
-/// Removes the oldest. Their number is bounded, and so is the work.
-fn prune(folder: &Path) -> io::Result<()> {
-    let kept: Vec<_> = fs::read_dir(folder)?.flatten().collect();
-    if kept.len() <= MOST_KEPT {
-        return Ok(());
-    }
-    let mut kept: Vec<(SystemTime, PathBuf)> = kept
-        .into_iter()
+/// Removes those that are older than [`KEPT_FOR`], and the oldest of too many. Their number is
+/// bounded, and so is the work.
+fn prune(folder: &Path, now: SystemTime) -> io::Result<()> {
+    let mut kept: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)?
+        .flatten()
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    kept.sort();
-    for (_, path) in kept.iter().rev().skip(MOST_KEPT) {
-        // Another removal may have been faster.
-        let _ = fs::remove_file(path);
+    kept.sort_by(|one, other| other.cmp(one));
+    let is_old = |time: SystemTime| now.duration_since(time).is_ok_and(|age| age >= KEPT_FOR);
+    for (number, (time, path)) in kept.iter().enumerate() {
+        if number >= MOST_KEPT || is_old(*time) {
+            // Another removal may have been faster.
+            let _ = fs::remove_file(path);
+        }
     }
     Ok(())
 }
@@ -125,19 +125,24 @@ fn started(pid: i32) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn the_oldest_of_too_many_go() {
+    fn the_oldest_of_too_many_go_and_all_that_are_old() {
         let folder = tempfile::tempdir().unwrap();
-        for number in 0..MOST_KEPT + 3 {
+        let begin = SystemTime::UNIX_EPOCH;
+        for number in 0..MOST_KEPT as u64 + 3 {
             let file = File::create(folder.path().join(format!("ns:{number}"))).unwrap();
-            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
-            file.set_modified(time).unwrap();
+            file.set_modified(begin + Duration::from_secs(number))
+                .unwrap();
         }
-        prune(folder.path()).unwrap();
         let has = |number: usize| folder.path().join(format!("ns:{number}")).exists();
+        prune(folder.path(), begin + KEPT_FOR).unwrap();
         assert!(!has(0) && !has(2) && has(3) && has(MOST_KEPT + 2));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), MOST_KEPT);
+        prune(folder.path(), begin + Duration::from_secs(9) + KEPT_FOR).unwrap();
+        assert!(!has(9) && has(10) && has(MOST_KEPT + 2));
     }
 }

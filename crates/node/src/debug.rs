@@ -3,7 +3,9 @@
 mod core_dump;
 mod profile;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use lighter_wasm::debugging::{DebugFolder, Recorded, Subject, Tool};
 use serde::Serialize;
@@ -116,6 +118,21 @@ fn as_json(list: &[Recorded]) -> Result<String, String> {
     serde_json::to_string_pretty(&rows).map_err(|error| error.to_string())
 }
 
+/// All of a file, which its guest may have made as long as it liked: at most `most` bytes.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        .map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > most {
+        return Err(format!(
+            "it is longer than any that Lighter writes, {}",
+            size(most)
+        ));
+    }
+    Ok(bytes)
+}
+
 fn shown(recorded: &Recorded) -> Result<String, String> {
     let subject = &recorded.subject;
     let pod = subject.pod.as_deref().unwrap_or("no pod");
@@ -140,4 +157,18 @@ fn shown(recorded: &Recorded) -> Result<String, String> {
         }
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, [7; 100]).unwrap();
+        assert_eq!(read(&path, 100).unwrap(), [7; 100]);
+        assert!(read(&path, 99).unwrap_err().contains("longer than any"));
+    }
 }

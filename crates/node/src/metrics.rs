@@ -8,6 +8,7 @@ mod containers;
 mod exposition;
 mod listen;
 
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use lighter_core::STATE_ROOT;
@@ -17,10 +18,11 @@ pub use self::listen::Address;
 /// Prints the metrics, or serves them until this process is ended.
 pub fn run(address: Option<Address>) -> Result<(), String> {
     match address {
-        None => {
-            print!("{}", scrape()?);
-            Ok(())
-        }
+        None => match std::io::stdout().write_all(scrape()?.as_bytes()) {
+            // Whoever reads it has seen enough, as `head` does.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            written => written.map_err(|error| format!("cannot print the metrics: {error}")),
+        },
         Some(address) => listen::serve(&address),
     }
 }

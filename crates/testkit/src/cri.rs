@@ -117,7 +117,12 @@ impl Cri {
     /// Runs a pod whose runtime handler is `wasmtime`. Dropped, it is removed with all in it.
     #[track_caller]
     pub fn pod(&self, annotations: &Value) -> Pod<'_> {
-        let name = self.containerd.next_id();
+        self.pod_named(&self.containerd.next_id(), annotations)
+    }
+
+    /// The same with this name.
+    #[track_caller]
+    pub fn pod_named(&self, name: &str, annotations: &Value) -> Pod<'_> {
         let place = self.containerd.folder();
         let (logs, cgroup) = (place.join("logs"), self.containerd.namespace());
         let cgroup = Driver::of_tests().top(cgroup);
@@ -132,7 +137,7 @@ impl Cri {
                 "security_context": { "namespace_options": { "network": 2 } },
             },
         });
-        let file = self.request(&name, &pod);
+        let file = self.request(name, &pod);
         let id = self.crictl(&["runp", "--runtime", "wasmtime", &file]).ok();
         Pod {
             cri: self,
@@ -169,12 +174,14 @@ pub struct Pod<'a> {
 }
 
 impl Pod<'_> {
-    /// Starts a container, of a request without name and log, and answers its id. The error is
-    /// what `crictl` says.
+    /// Starts a container, of a request without log and with or without a name, and answers its id.
+    /// The error is what `crictl` says.
     pub fn start(&self, container: &Value) -> Result<String, String> {
         let name = self.cri.containerd.next_id();
         let mut request = container.clone();
-        request["metadata"] = json!({ "name": name });
+        if request["metadata"].is_null() {
+            request["metadata"] = json!({ "name": name });
+        }
         request["log_path"] = json!(format!("{name}.log"));
         let request = self.cri.request(&name, &request);
         let create = ["create", "--no-pull", &self.id, &request, &self.file];
@@ -207,7 +214,12 @@ impl Pod<'_> {
 
 impl Drop for Pod<'_> {
     fn drop(&mut self) {
-        let _ = self.cri.call(&["stopp", &self.id]);
-        let _ = self.cri.call(&["rmp", "--force", &self.id]);
+        for arguments in [&["stopp", &self.id][..], &["rmp", "--force", &self.id]] {
+            let done = self.cri.call(arguments);
+            // One failure is enough to be told of.
+            if !thread::panicking() {
+                done.unwrap_or_else(|error| panic!("crictl {arguments:?}: {error}"));
+            }
+        }
     }
 }

@@ -7,7 +7,9 @@ use std::fmt;
 #[cfg(feature = "run")]
 use std::num::NonZeroUsize;
 
-use wasmtime::{Config, Engine, ModuleVersionStrategy, WasmBacktraceDetails};
+#[cfg(feature = "run")]
+use wasmtime::Engine;
+use wasmtime::{Config, ModuleVersionStrategy, WasmBacktraceDetails};
 
 #[cfg(feature = "run")]
 use crate::debugging::{DEEPEST_STACK, Tool};
@@ -29,6 +31,7 @@ pub const VERSION: &str = concat!(
 #[error("cannot set up the Wasm engine on this machine: {0}")]
 pub struct EngineError(String);
 
+#[cfg(feature = "run")]
 impl EngineError {
     pub(crate) fn from_wasmtime(error: &wasmtime::Error) -> Self {
         Self(format!("{error:#}"))

@@ -20,11 +20,10 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use lighter_testkit::{Call, node_tool};
+use lighter_testkit::{Call, Cri, Version, node_tool};
 use nix::sys::signal::Signal;
 
 use crate::dashboard::Dashboard;
-use crate::pods::Pods;
 use crate::prometheus::Prometheus;
 
 /// Where `lighter metrics` listens.
@@ -39,10 +38,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: lighter-dashboard PROMETHEUS DASHBOARD PICTURE [SECONDS]".into()),
     };
     let board = Dashboard::read(Path::new(board))?;
-    let pods = Pods::start();
+    let cri = Cri::start(Version::V2);
+    let pods = pods::start(&cri);
     let mut metrics = Call::new(node_tool(), ["metrics", "--listen", METRICS]).spawn();
     metrics.await_stdout("serves metrics", LIMIT);
-    let prometheus = Prometheus::start(program, pods.folder(), METRICS);
+    let prometheus = Prometheus::start(program, cri.containerd().folder(), METRICS);
     let begin = SystemTime::now();
     println!("load for {seconds} s");
     load::run(Duration::from_secs(seconds));
@@ -53,6 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     picture::draw(Path::new(picture), begin, &drawn)?;
     println!("{picture}");
+    drop(pods);
     metrics.signal(Signal::SIGTERM);
     metrics.wait(LIMIT);
     Ok(())

@@ -7,20 +7,22 @@ use wasmparser::{KnownCustom, Parser, Payload};
 
 use crate::text::size;
 
+/// Bytes that are read of a dump: a linear memory of 32 bits, and as much of the rest.
+const MOST: u64 = 5 << 30;
+
 /// The trap with its backtrace, and what else is in the dump.
 pub fn summary(path: &Path) -> Result<String, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    of(&bytes).map_err(|error| format!("it is no whole core dump: {error}"))
+    of(&super::read(path, MOST)?).map_err(|error| format!("it is no whole core dump: {error}"))
 }
 
 fn of(bytes: &[u8]) -> Result<String, wasmparser::BinaryReaderError> {
-    let (mut trap, mut memories, mut dumped) = (String::new(), Vec::new(), 0);
+    let (mut trap, mut memory, mut dumped) = (String::new(), 0u64, 0);
     let (mut modules, mut frames) = (0, 0);
     for payload in Parser::new(0).parse_all(bytes) {
         match payload? {
             Payload::MemorySection(section) => {
-                for memory in section {
-                    memories.push(memory?.initial << 16);
+                for each in section {
+                    memory = memory.saturating_add(each?.initial.saturating_mul(1 << 16));
                 }
             }
             Payload::DataSection(section) => {
@@ -39,7 +41,6 @@ fn of(bytes: &[u8]) -> Result<String, wasmparser::BinaryReaderError> {
             _ => {}
         }
     }
-    let memory: u64 = memories.iter().sum();
     Ok(format!(
         "{}\n{frames} frames, {modules} modules, {} of memory, of which {} are not zero",
         trap.trim_end(),
@@ -50,7 +51,27 @@ fn of(bytes: &[u8]) -> Result<String, wasmparser::BinaryReaderError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// A guest that took its process over wrote it.
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = of(&[b"\0asm\x01\0\0\0".as_slice(), &bytes].concat());
+        }
+    }
+
+    #[test]
+    fn memories_that_cannot_be_are_no_overflow() {
+        // Two memories of 64 bits with 2^48 pages each, the most that the format has.
+        let memory = [4, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40];
+        let section = [&[5, 17, 2], memory.as_slice(), &memory].concat();
+        let dump = [b"\0asm\x01\0\0\0".as_slice(), &section].concat();
+        let text = of(&dump).unwrap();
+        assert!(text.contains(&size(u64::MAX)), "{text}");
+    }
 
     #[test]
     fn what_is_cut_is_no_core_dump() {

@@ -308,6 +308,16 @@ fn they_are_served_where_that_is_asked_for() {
 }
 
 #[test]
+fn who_has_read_enough_is_no_failure() {
+    let script = format!(
+        "set -o pipefail; {} metrics | head -n 1",
+        node_tool().display()
+    );
+    let text = Call::new("bash", ["-c", &script]).ok();
+    assert!(text.starts_with("# HELP lighter_"), "{text}");
+}
+
+#[test]
 fn the_dashboard_asks_for_what_there_is() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let dashboard = std::fs::read_to_string(format!("{root}/deploy/grafana/lighter.json"));
