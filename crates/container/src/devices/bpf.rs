@@ -86,6 +86,9 @@ struct Information {
 /// A program that the kernel has accepted.
 pub(super) struct Program(OwnedFd);
 
+/// How often a program is loaded before a failure counts, as in libbpf.
+const TRIES: u32 = 5;
+
 impl Program {
     /// Loads it; EPERM without CAP_BPF or CAP_SYS_ADMIN, EINVAL or ENOSYS where the kernel has no
     /// such programs.
@@ -102,20 +105,20 @@ impl Program {
             prog_flags: 0,
             prog_name: *NAME,
         };
-        // SAFETY: the kernel reads `insn_cnt` instructions of eight bytes, which `instructions`
-        // has, and the license up to its NUL.
-        match unsafe { bpf(PROG_LOAD, &mut attributes) } {
-            // Before Linux 5.11 programs count as locked memory. The limit is this operation's
-            // alone: the container's processes are there already.
-            Err(Errno::EPERM) => {
-                lift_lock_limit();
-                // SAFETY: as above.
-                unsafe { bpf(PROG_LOAD, &mut attributes) }
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            // SAFETY: the kernel reads `insn_cnt` instructions of eight bytes, which `instructions`
+            // has, and the license up to its NUL.
+            match unsafe { bpf(PROG_LOAD, &mut attributes) } {
+                // Before Linux 5.11 programs count as locked memory. The limit is this operation's
+                // alone: the container's processes are there already.
+                Err(Errno::EPERM) if tries > 0 => lift_lock_limit(),
+                // A signal has come, as a child's end: the kernel's check of a program gives way.
+                Err(Errno::EAGAIN) if tries > 0 => {}
+                loaded => return loaded.map(owned).map(Self),
             }
-            loaded => loaded,
         }
-        .map(owned)
-        .map(Self)
     }
 
     /// Lets it decide for this cgroup, in the place of a program of ours that did so before.
