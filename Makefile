@@ -54,6 +54,7 @@ test-build: packages
 	@test/setup/daemons.sh
 	@GUEST_TOOL=$(BUILT)/guest-tool test/guests/build.sh
 	@test/cri/build.sh crictl
+	@test/collector/build.sh
 
 test: test-build ## Run all tests, on real containerd and dockerd in private folders
 	cargo test --release --locked --workspace

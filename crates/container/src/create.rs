@@ -12,6 +12,7 @@ use crate::counters::CountersPage;
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::manage::ContainerLocation;
+use crate::trace::{GuestEnd, TraceRequest};
 use crate::warnings;
 use crate::{
     cgroup_files, console, cwd, devices, guest_view, limits, manage, memory_limit, memory_watch,
@@ -27,6 +28,8 @@ pub struct CreateRequest {
     pub rootfs: Vec<Mount>,
     /// Where the container reads and writes.
     pub stdio: Stdio,
+    /// How its guest makes spans, if they are wanted.
+    pub trace: Option<TraceRequest>,
 }
 
 /// Creates the container. `workload` finds out what its entrypoint is, from the spec and the
@@ -80,7 +83,15 @@ fn build(
     } else {
         None
     };
-    let descriptors = workload.descriptors()?;
+    let mut descriptors = workload.descriptors()?;
+    let mut context = GuestContext {
+        memory_limit,
+        ..GuestContext::default()
+    };
+    let spans = GuestEnd::open(request.trace.as_ref(), &workload);
+    if let Some(spans) = &spans {
+        spans.give(&mut context, &mut descriptors);
+    }
     let page = if is_guest {
         CountersPage::new(location)
             .map_err(|error| uncounted(&error))
@@ -88,6 +99,9 @@ fn build(
     } else {
         None
     };
+    if let Some(page) = &page {
+        context.counters = page.counters;
+    }
 
     let adapted = native_spec::adapt(&spec)?;
     let bundle = if let Workload::Guest { path, .. } = &workload {
@@ -105,10 +119,7 @@ fn build(
         systemd,
         workload,
         descriptors,
-        context: GuestContext {
-            memory_limit,
-            counters: page.as_ref().map(|page| page.counters).unwrap_or_default(),
-        },
+        context,
     };
     let resources = spec
         .linux()
@@ -128,6 +139,9 @@ fn build(
         && let Err(error) = page.publish(location, executed.pid)
     {
         uncounted(&error);
+    }
+    if let Some(spans) = spans {
+        spans.hand_over(&mut executed, handed);
     }
     // A host without a memory controller has nothing to watch.
     if let Ok(watch) = memory_watch::watch(location) {

@@ -30,6 +30,7 @@ use crate::fork::{fork_sibling, pidfd_open};
 use crate::manage::ContainerLocation;
 use crate::memory_limit;
 use crate::native_view::NativeView;
+use crate::trace::{GuestEnd, TraceRequest};
 use crate::{cgroup_files, init, stdio};
 
 /// Most of what is read of a process's description, in bytes.
@@ -48,6 +49,8 @@ pub struct ExecRequest {
     pub process: PathBuf,
     /// Where the process reads and writes.
     pub stdio: Stdio,
+    /// How a guest makes spans, if they are wanted.
+    pub trace: Option<TraceRequest>,
 }
 
 /// Runs one process more in the container: in its namespaces and cgroup, with the user and
@@ -99,7 +102,7 @@ fn run(
         }
         _ => None,
     };
-    let context = GuestContext {
+    let mut context = GuestContext {
         memory_limit: if is_guest {
             Some(memory_limit::find(location)?)
         } else {
@@ -108,7 +111,11 @@ fn run(
         // The page is init's: a process that is killed cannot take back what it has counted.
         ..GuestContext::default()
     };
-    let code = workload.descriptors()?;
+    let mut code = workload.descriptors()?;
+    let spans = GuestEnd::open(request.trace.as_ref(), &workload);
+    if let Some(spans) = &spans {
+        spans.give(&mut context, &mut code);
+    }
 
     let owner = stdio::host_owner(&spec, Some(&process));
     let mut opened = stdio::open(&request.stdio, owner, location)?;
@@ -166,6 +173,9 @@ fn run(
         let master = console::receive(&socket).map_err(failed)?;
         console::adopt(&master, Some(&process), owner).map_err(failed)?;
         opened.hand_over(master, &mut executed, handed);
+    }
+    if let Some(spans) = spans {
+        spans.hand_over(&mut executed, handed);
     }
     Ok(executed)
 }

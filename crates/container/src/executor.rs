@@ -14,6 +14,7 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use lighter_core::{Counters, ExitReason, Failure};
+use lighter_trace::GuestTrace;
 use nix::errno::Errno;
 
 use crate::diagnosis::Diagnosis;
@@ -51,6 +52,8 @@ pub struct GuestContext {
     pub memory_limit: Option<MemoryLimit>,
     /// Where it counts what it does.
     pub counters: &'static Counters,
+    /// What it makes spans with, if they are wanted.
+    pub trace: Option<GuestTrace>,
 }
 
 /// What the entrypoint of a container is.

@@ -29,6 +29,7 @@ mod rootfs;
 mod statistics;
 mod stdio;
 mod title;
+mod trace;
 mod update;
 mod warnings;
 
@@ -41,5 +42,6 @@ pub use memory_limit::MemoryLimit;
 pub use rootfs::mount_options;
 pub use statistics::statistics;
 pub use title::find_process_title;
+pub use trace::TraceRequest;
 pub use update::update;
 pub use warnings::warn;

@@ -50,6 +50,8 @@ pub enum Task {
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<Address>,
     },
+    /// Export spans of this node's containers over OTLP, as traces in --options and OTEL_* say
+    Traces,
     /// Look at what was recorded of containers with lighter.dev/debug
     Debug(DebugArguments),
     /// Check whether this node can run Wasm containers; exit status 1 if not

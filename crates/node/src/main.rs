@@ -5,6 +5,7 @@
 //!                   -> cache        what is compiled: list, check, remove
 //!                   -> pack         a Wasm file becomes an image
 //!                   -> metrics      what containers use and do
+//!                   -> traces       spans of containers go to a collector
 //!                   -> debug        what was recorded of guests: list, show, remove
 //!                   -> doctor       what this node lacks
 //! ```
@@ -18,6 +19,7 @@ mod node;
 mod pack;
 mod precompile;
 mod text;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Task::Pack(arguments) => pack::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
         Task::Metrics { listen } => metrics::run(listen).map(|()| ExitCode::SUCCESS),
+        Task::Traces => traces::run(node.traces).map(|()| ExitCode::SUCCESS),
         Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),
     });

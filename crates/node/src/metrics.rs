@@ -4,7 +4,7 @@
 //! /run/lighter: state and counters -> containers -> exposition -> stdout, or listen
 //! ```
 
-mod containers;
+pub mod containers;
 mod exposition;
 mod listen;
 

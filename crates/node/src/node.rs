@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lighter_trace::TraceOptions;
 use lighter_wasm::{ArtifactCache, NodeOptions};
 
 /// What all tasks work on.
@@ -13,6 +14,8 @@ pub struct Node {
     pub compiler: PathBuf,
     /// Both.
     pub cache: ArtifactCache,
+    /// How spans are exported.
+    pub traces: Option<TraceOptions>,
 }
 
 impl Node {
@@ -40,6 +43,7 @@ impl Node {
             cache: ArtifactCache::new(folder.clone(), compiler.clone()).with_limits(options.cache),
             folder,
             compiler,
+            traces: options.traces,
         })
     }
 }

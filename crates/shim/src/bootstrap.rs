@@ -9,19 +9,23 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use containerd_shim_protos::TASK_API_VERSION;
-use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, Extension};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{self, Message};
+use lighter_task::are_runtime_options;
 
 /// Most of what is read from stdin, as in containerd.
 const MAX_INPUT: u64 = 10 << 20;
 
 /// How `start` was called.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Call {
     /// containerd's ttrpc socket, for events.
     pub(crate) ttrpc_address: String,
     /// Folder in which the shim's socket has to be.
     pub(crate) socket_folder: Option<PathBuf>,
+    /// The options of the runtime handler, and whatever else may be here.
+    pub(crate) options: Option<Any>,
     /// Whether the answer is a `BootstrapResult`.
     is_bootstrap: bool,
 }
@@ -46,11 +50,13 @@ impl Call {
                     .socket_dir
                     .filter(|folder| !folder.is_empty())
                     .map(PathBuf::from),
+                options: options_in(params.extensions),
                 is_bootstrap: true,
             },
             _ => Self {
                 ttrpc_address: from_environment,
                 socket_folder: None,
+                options: Any::parse_from_bytes(input).ok(),
                 is_bootstrap: false,
             },
         }
@@ -69,26 +75,41 @@ impl Call {
     }
 }
 
+fn options_in(extensions: Vec<Extension>) -> Option<Any> {
+    let mut values = extensions
+        .into_iter()
+        .filter_map(|extension| extension.value.0);
+    values
+        .find(|value| are_runtime_options(value))
+        .map(|value| *value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
     #[test]
     fn options_of_older_versions_are_not_taken_for_params() {
         let mut any = Any::new();
         any.type_url = "runtimeoptions.v1.Options".to_owned();
         any.value = b"SystemdCgroup".to_vec();
-        for input in [
-            any.write_to_bytes().unwrap(),
-            Vec::new(),
-            b"\xff\xff".to_vec(),
-        ] {
+        for input in [any.write_to_bytes().unwrap(), Vec::new()] {
             let call = Call::decode(&input, "a", "default", "/run/c.ttrpc".into());
             assert!(!call.is_bootstrap);
             assert_eq!(call.ttrpc_address, "/run/c.ttrpc");
             assert_eq!(call.answer("unix:///s").unwrap(), b"unix:///s");
+            assert_eq!(
+                call.options
+                    .and_then(|options| options.write_to_bytes().ok()),
+                Some(input)
+            );
         }
+    }
+
+    #[test]
+    fn what_is_no_message_is_no_options() {
+        let call = Call::decode(b"\xff\xff", "a", "default", String::new());
+        assert!(!call.is_bootstrap && call.options.is_none());
     }
 
     #[test]
@@ -98,10 +119,18 @@ mod tests {
         params.namespace = "default".to_owned();
         params.containerd_ttrpc_address = "/run/new.ttrpc".to_owned();
         params.socket_dir = Some("/run/sockets".to_owned());
+        let mut options = Any::new();
+        options.type_url = "runtimeoptions.v1.Options".to_owned();
+        for value in [Any::new(), options.clone()] {
+            let mut extension = Extension::new();
+            extension.value = Some(value).into();
+            params.extensions.push(extension);
+        }
         let input = params.write_to_bytes().unwrap();
         let call = Call::decode(&input, "a", "default", String::new());
         assert_eq!(call.ttrpc_address, "/run/new.ttrpc");
         assert_eq!(call.socket_folder, Some("/run/sockets".into()));
+        assert_eq!(call.options, Some(options));
         let answer = BootstrapResult::parse_from_bytes(&call.answer("unix:///s").unwrap()).unwrap();
         assert_eq!((answer.version, answer.address.as_str()), (3, "unix:///s"));
     }

@@ -9,7 +9,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use lighter_core::ContainerId;
-use lighter_task::{Publisher, block_signals, serve};
+use lighter_task::{Publisher, SpanSender, block_signals, serve};
+use lighter_trace::Settings;
 
 use crate::runtime::ForkingRuntime;
 use crate::{logger, socket};
@@ -30,6 +31,7 @@ pub(crate) fn fork(
     addresses: &Addresses,
     debug: bool,
     pod: Option<String>,
+    trace: Option<Settings>,
 ) -> io::Result<()> {
     // SAFETY: the process has one thread, and no runtime yet.
     match unsafe { libc::fork() } {
@@ -39,7 +41,7 @@ pub(crate) fn fork(
             Err(error)
         }
         0 => {
-            let code = match run(listener, &path, namespace, addresses, debug, pod) {
+            let code = match run(listener, &path, namespace, addresses, debug, pod, trace) {
                 Ok(()) => 0,
                 Err(error) => {
                     log::error!("the shim ends: {error}");
@@ -60,6 +62,7 @@ fn run(
     addresses: &Addresses,
     debug: bool,
     pod: Option<String>,
+    trace: Option<Settings>,
 ) -> io::Result<()> {
     // The log FIFO is in the bundle, which is the working directory until now.
     logger::start(debug, pod);
@@ -71,8 +74,13 @@ fn run(
         .build()?
         .block_on(async {
             let publisher = Publisher::start(&addresses.ttrpc, namespace.as_str());
-            let runtime = Box::new(ForkingRuntime::new(namespace, &addresses.grpc)?);
-            serve(listener, runtime, publisher, || socket::remove(path)).await
+            let spans = trace
+                .as_ref()
+                .map(|settings| SpanSender::start(settings, namespace.as_str()))
+                .transpose()?;
+            let runtime = ForkingRuntime::new(namespace, &addresses.grpc, trace)?;
+            let withdraw = || socket::remove(path);
+            serve(listener, Box::new(runtime), publisher, spans, withdraw).await
         })
 }
 

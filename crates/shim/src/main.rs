@@ -15,6 +15,7 @@ mod options;
 mod runtime;
 mod socket;
 mod start;
+mod trace;
 mod workload;
 
 use std::process::ExitCode;

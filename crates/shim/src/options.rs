@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use lighter_core::{ErrorClass, Failure, RuntimeOptions};
+use lighter_task::runtime_options;
+use lighter_trace::Settings;
 use lighter_wasm::{NodeOptions, Options, Resources};
 use oci_spec::runtime::Spec;
 
@@ -26,16 +29,12 @@ fn path(bundle: &Path) -> PathBuf {
 
 /// The node's options that came with a Create, which are kept for later.
 pub(crate) fn keep(options: &RuntimeOptions, bundle: &Path) -> Result<NodeOptions, Failure> {
-    let text = if options.path.is_empty() {
-        options.body.clone()
-    } else {
-        read(Path::new(&options.path)).map_err(|error| {
-            Failure::invalid(format!(
-                "the runtime handler's ConfigPath {}: {error}",
-                options.path
-            ))
-        })?
-    };
+    let text = text_of(options).map_err(|error| {
+        Failure::invalid(format!(
+            "the runtime handler's ConfigPath {}: {error}",
+            options.path
+        ))
+    })?;
     let parsed = parse(&text)?;
     if !text.is_empty() {
         let path = path(bundle);
@@ -49,6 +48,16 @@ pub(crate) fn keep(options: &RuntimeOptions, bundle: &Path) -> Result<NodeOption
             .map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
     }
     Ok(parsed)
+}
+
+/// Whether and how the calls of this shim are traced, by the options that came with `start` and by
+/// containerd's environment. Options that cannot be read are Create's to refuse.
+pub(crate) fn tracing(options: Option<&Any>) -> Option<Settings> {
+    let options = runtime_options(options).ok();
+    let text = options.and_then(|options| text_of(&options).ok());
+    let node = text.and_then(|text| NodeOptions::parse(&text).ok());
+    let traces = node.and_then(|node| node.traces);
+    Settings::choose(traces.as_ref(), |name| std::env::var(name).ok())
 }
 
 /// What [`keep`] has kept.
@@ -102,6 +111,15 @@ fn resources(spec: &Spec) -> Resources {
         pids: limits
             .and_then(|limits| limits.pids().as_ref())
             .and_then(|pids| positive(pids.limit())),
+    }
+}
+
+/// The options' TOML.
+fn text_of(options: &RuntimeOptions) -> io::Result<String> {
+    if options.path.is_empty() {
+        Ok(options.body.clone())
+    } else {
+        read(Path::new(&options.path))
     }
 }
 

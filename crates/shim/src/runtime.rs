@@ -4,14 +4,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use lighter_container::{ContainerLocation, CreateRequest, ExecRequest};
+use lighter_container::{ContainerLocation, CreateRequest, ExecRequest, TraceRequest};
 use lighter_core::{ContainerId, Failure};
 use lighter_image::ContentStore;
 use lighter_task::{CreateTask, ExecTask, Operation, Runtime, Target};
+use lighter_trace::{Settings, TraceContext};
 use lighter_wasm::NodeOptions;
 use serde::Serialize;
 
 use crate::options;
+use crate::trace::OperationTrace;
 use crate::workload::{self, Node, records};
 
 /// Forks the shim for each operation.
@@ -21,12 +23,19 @@ pub(crate) struct ForkingRuntime {
     compiler: PathBuf,
     /// containerd's gRPC socket.
     containerd: PathBuf,
+    /// How spans are made, if they are.
+    trace: Option<Settings>,
 }
 
 impl ForkingRuntime {
-    pub(crate) fn new(namespace: ContainerId, containerd: &str) -> io::Result<Self> {
+    pub(crate) fn new(
+        namespace: ContainerId,
+        containerd: &str,
+        trace: Option<Settings>,
+    ) -> io::Result<Self> {
         Ok(Self {
             namespace,
+            trace,
             containerd: containerd.trim_start_matches("unix://").into(),
             compiler: std::env::current_exe()?.with_file_name("lighter-compiler"),
         })
@@ -56,11 +65,25 @@ impl ForkingRuntime {
         }
     }
 
-    fn node(&self, options: NodeOptions) -> Node<'_> {
+    fn node<'a>(&'a self, options: NodeOptions, trace: Option<&'a OperationTrace>) -> Node<'a> {
         Node {
             options,
             compiler: &self.compiler,
+            trace,
         }
+    }
+
+    /// What an operation makes spans with, and what it tells its guest of them.
+    fn traces(&self, call: Option<TraceContext>) -> (Option<OperationTrace>, Option<TraceRequest>) {
+        let Some((settings, parent)) = self.trace.as_ref().zip(call) else {
+            return (None, None);
+        };
+        let request = TraceRequest {
+            sampler: settings.sampler,
+            parent: parent.clone(),
+        };
+        let own = OperationTrace::begin(settings, self.namespace.as_str(), parent);
+        (own, Some(request))
     }
 
     /// Forks an operation that hands nothing over.
@@ -88,17 +111,21 @@ fn fork<T: Serialize>(
 impl Runtime for ForkingRuntime {
     fn create(&self, request: CreateTask) -> io::Result<Operation> {
         let options = request.options;
-        let request = CreateRequest {
+        let call = request.trace;
+        let mut request = CreateRequest {
             location: self.location(&request.target),
             rootfs: request.rootfs,
             stdio: request.stdio,
+            trace: None,
         };
         fork(|handed| {
+            let (trace, for_guest) = self.traces(call);
+            request.trace = for_guest;
             lighter_container::create(&request, handed, |spec, rootfs| {
                 let bundle = &request.location.bundle;
                 let node = options::keep(&options, bundle)?;
                 let container = self.container(&request.location, false);
-                workload::find(spec, rootfs, &container, &self.node(node))
+                workload::find(spec, rootfs, &container, &self.node(node, trace.as_ref()))
             })
             .inspect_err(|_| records::settle(&request.location))
         })
@@ -109,17 +136,22 @@ impl Runtime for ForkingRuntime {
     }
 
     fn exec(&self, request: ExecTask) -> io::Result<Operation> {
-        let request = ExecRequest {
+        let call = request.trace;
+        let mut request = ExecRequest {
             location: self.location(&request.target),
             init: request.init,
             process: request.process,
             stdio: request.stdio,
+            trace: None,
         };
         fork(|handed| {
+            let (trace, for_guest) = self.traces(call);
+            request.trace = for_guest;
             lighter_container::exec(&request, handed, |spec, root, is_guest| {
                 let node = options::kept(&request.location.bundle)?;
                 let container = self.container(&request.location, true);
-                workload::find_exec(spec, root, is_guest, &container, &self.node(node))
+                let node = self.node(node, trace.as_ref());
+                workload::find_exec(spec, root, is_guest, &container, &node)
             })
         })
     }

@@ -6,6 +6,7 @@ use std::io::Write;
 use crate::arguments::Arguments;
 use crate::bootstrap::Call;
 use crate::daemon::{self, Addresses};
+use crate::options;
 use crate::socket::{self, Socket};
 
 /// Runs in the bundle. Prints nothing but the answer: containerd reads stdout and stderr
@@ -33,6 +34,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             },
             arguments.debug,
             group.pod,
+            options::tracing(call.options.as_ref()),
         )?;
     }
     std::fs::write(socket::ADDRESS_FILE, &address)?;

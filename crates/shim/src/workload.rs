@@ -10,10 +10,11 @@ use lighter_image::annotations::demands_wasm;
 use lighter_image::{
     ContentStore, Entrypoint, EntrypointError, Format, Wanted, find_entrypoint, find_program,
 };
-use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program};
+use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program, ProgramError};
 use oci_spec::runtime::Spec;
 
 use crate::allocator;
+use crate::trace::OperationTrace;
 
 mod layer;
 pub(crate) mod records;
@@ -26,6 +27,8 @@ pub(crate) struct Node<'a> {
     pub(crate) options: NodeOptions,
     /// The compile worker's program.
     pub(crate) compiler: &'a Path,
+    /// What spans are made with, if they are.
+    pub(crate) trace: Option<&'a OperationTrace>,
 }
 
 /// A container as containerd knows it.
@@ -207,14 +210,10 @@ fn guest(
     let cache = cache(node);
     let name = entrypoint.path.display().to_string();
     let record = records::open(&options, &name, spec, container)?;
-    let mut program = Program::load(
-        entrypoint.file,
-        &name,
-        entrypoint.export.as_deref(),
-        &cache,
-        options,
-    )
-    .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    let export = entrypoint.export.as_deref();
+    let mut program = load(&name, container, node, || {
+        Program::load(entrypoint.file, &name, export, &cache, options)
+    })?;
     if let Some(record) = record {
         program.record(record);
     }
@@ -223,6 +222,24 @@ fn guest(
         path: entrypoint.path,
         identity: Some(entrypoint.identity),
     })
+}
+
+/// Has a program loaded, and makes a span of it.
+fn load(
+    name: &str,
+    container: &Container<'_>,
+    node: &Node<'_>,
+    load: impl FnOnce() -> Result<Program, ProgramError>,
+) -> Result<Program, Failure> {
+    let loading = node.trace.map(|trace| trace.load(container.id, name));
+    let loaded = load().map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error));
+    if let Some(loading) = loading {
+        loading.done(match &loaded {
+            Ok(program) => Ok(program.compile_time()),
+            Err(failure) => Err(&failure.message),
+        });
+    }
+    loaded
 }
 
 /// Where a guest's code comes from. Asked for by whoever is about to load one.
@@ -247,6 +264,7 @@ impl Guest for WasmGuest {
                 .memory_limit
                 .map(|limit| Arc::new(move || limit.bytes()) as MemoryLimit),
             counters: process.context.counters,
+            trace: process.context.trace,
         })
     }
 

@@ -16,13 +16,17 @@ mod runtime;
 mod runtime_options;
 mod server;
 mod service;
+mod spans;
 mod status;
 mod stdio;
 mod tasks;
 mod terminal;
+mod traced;
 
 pub use operation::Operation;
 pub use publisher::Publisher;
 pub use reaper::{Reaper, block_signals};
 pub use runtime::{CreateTask, ExecTask, Runtime, Target};
+pub use runtime_options::{are_options as are_runtime_options, of as runtime_options};
 pub use server::serve;
+pub use spans::SpanSender;

@@ -23,6 +23,7 @@ use crate::reaper::now;
 use crate::runtime::{CreateTask, ExecTask, Runtime, Target};
 use crate::runtime_options;
 use crate::tasks::{Process, Stdin, Task, Tasks};
+use crate::traced;
 
 /// A first start of an image compiles it, which has two minutes of its own. So may an exec.
 const MAKE_LIMIT: Duration = Duration::from_secs(150);
@@ -117,6 +118,7 @@ impl Service {
                 rootfs: request.rootfs.into_iter().map(mount).collect(),
                 stdio,
                 options,
+                trace: traced::current(),
             }),
             &what,
             MAKE_LIMIT,
@@ -198,6 +200,7 @@ impl Service {
             init,
             process: description.clone(),
             stdio,
+            trace: traced::current(),
         });
         let result = finish::<Executed>(operation, &what, MAKE_LIMIT).await;
         drop(reader);

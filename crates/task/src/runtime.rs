@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use lighter_core::{ContainerId, Mount, RuntimeOptions, Stdio};
+use lighter_trace::TraceContext;
 
 use crate::operation::Operation;
 
@@ -27,6 +28,8 @@ pub struct CreateTask {
     pub stdio: Stdio,
     /// Options of the node.
     pub options: RuntimeOptions,
+    /// The call that asks for it, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// What the start of an added process asks of the runtime.
@@ -40,6 +43,8 @@ pub struct ExecTask {
     pub process: PathBuf,
     /// Where it reads and writes.
     pub stdio: Stdio,
+    /// The call that asks for it, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// The container runtime. Each call starts an operation and returns at once; the operation's

@@ -12,14 +12,20 @@ const TYPE: &str = "runtimeoptions.v1.Options";
 const CONFIG_PATH: u32 = 2;
 const CONFIG_BODY: u32 = 3;
 
+/// Whether these are options of a runtime handler.
+pub fn are_options(any: &Any) -> bool {
+    any.type_url.rsplit('/').next() == Some(TYPE)
+}
+
 /// The options in a request. Those of another type (Docker sends runc's) mean none.
-pub(crate) fn of(any: Option<&Any>) -> Result<RuntimeOptions, Failure> {
+///
+/// # Errors
+/// They are malformed.
+pub fn of(any: Option<&Any>) -> Result<RuntimeOptions, Failure> {
     match any {
-        Some(any) if any.type_url.rsplit('/').next() == Some(TYPE) => {
-            decode(&any.value).map_err(|error| {
-                Failure::invalid(format!("the runtime's options are malformed: {error}"))
-            })
-        }
+        Some(any) if are_options(any) => decode(&any.value).map_err(|error| {
+            Failure::invalid(format!("the runtime's options are malformed: {error}"))
+        }),
         _ => Ok(RuntimeOptions::default()),
     }
 }

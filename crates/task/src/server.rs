@@ -14,7 +14,9 @@ use crate::publisher::Publisher;
 use crate::reaper::Reaper;
 use crate::requests::{Service, lock};
 use crate::runtime::Runtime;
+use crate::spans::SpanSender;
 use crate::tasks::Tasks;
+use crate::traced::traced;
 
 /// The names of one and the same service (containerd `api/runtime/task`).
 const SERVICE_NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -26,16 +28,17 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Serves the task API on `listener` until containerd shuts the shim down.
 ///
 /// `withdraw` removes the socket from sight: it is called before anything else ends, so that
-/// no container is sent to a shim that goes.
+/// no container is sent to a shim that goes. `spans` is where spans go, if calls are traced.
 ///
 /// Must run in a tokio runtime of one thread, with SIGCHLD blocked.
 pub async fn serve(
     listener: UnixListener,
     runtime: Box<dyn Runtime>,
     publisher: Publisher,
+    spans: Option<SpanSender>,
     withdraw: impl FnOnce(),
 ) -> io::Result<()> {
-    let tasks = Arc::new(Mutex::new(Tasks::new(publisher.clone())));
+    let tasks = Arc::new(Mutex::new(Tasks::new(publisher.clone(), spans.clone())));
     let shutdown = Arc::new(Notify::new());
     let service = Arc::new(Service::new(
         runtime,
@@ -47,6 +50,10 @@ pub async fn serve(
     let mut server = Server::new().add_listener(Listener::try_from(listener)?);
     for name in SERVICE_NAMES {
         let methods = create_task(service.clone()).into_values();
+        let methods = methods.map(|methods| match &spans {
+            Some(spans) => traced(methods, &spans.tracer()),
+            None => methods,
+        });
         server =
             server.register_service(methods.map(|methods| (name.to_owned(), methods)).collect());
     }
@@ -65,6 +72,9 @@ pub async fn serve(
     }
     withdraw();
     publisher.flush(FLUSH_LIMIT).await;
+    if let Some(spans) = spans {
+        spans.flush(CLOSE_LIMIT).await;
+    }
     // Closes the connections, with the answer to Shutdown on its way.
     let _ = tokio::time::timeout(CLOSE_LIMIT, server.shutdown()).await;
     Ok(())

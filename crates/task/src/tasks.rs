@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::events::{event, out_of_memory};
 use crate::memory::MemoryWatch;
 use crate::publisher::Publisher;
+use crate::spans::SpanSender;
 use crate::stdio::{HeldStdin, hold_readers, hold_writer};
 use crate::terminal::Terminal;
 
@@ -102,7 +103,7 @@ pub(crate) struct Task {
     /// Whether the kernel ends the others when init ends.
     owns_pid_namespace: bool,
     memory: Option<MemoryWatch>,
-    /// Waits for the memory watch, as long as the task is there.
+    /// Waits for the memory watch and for spans, as long as the task is there.
     pub(crate) watcher: JoinSet<()>,
 }
 
@@ -156,6 +157,8 @@ pub(crate) struct Tasks {
     pids: HashMap<i32, (String, String)>,
     loggers: HashSet<i32>,
     publisher: Publisher,
+    /// Where spans go, if there are any.
+    spans: Option<SpanSender>,
     /// Operations under way that make a process. While there are some, an exit of an unknown
     /// process is kept: it may be that of a process whose operation has not been answered yet.
     making: usize,
@@ -163,12 +166,13 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    pub(crate) fn new(publisher: Publisher) -> Self {
+    pub(crate) fn new(publisher: Publisher, spans: Option<SpanSender>) -> Self {
         Self {
             tasks: HashMap::new(),
             pids: HashMap::new(),
             loggers: HashSet::new(),
             publisher,
+            spans,
             making: 0,
             unclaimed: HashMap::new(),
         }
@@ -269,6 +273,7 @@ impl Tasks {
             self.loggers.insert(logger);
         }
         self.end_making();
+        self.relay_spans(id, handed.remove(&Descriptor::Spans));
         if exit.is_none() {
             self.pids.insert(pid, (id.to_owned(), process.to_owned()));
         }
@@ -280,6 +285,23 @@ impl Tasks {
             due.extend(exit.map_or_else(Vec::new, |exit| task.lifecycle.exited(process, exit)));
             due
         });
+    }
+
+    /// Takes the spans of a process of this task on, as long as both are there.
+    fn relay_spans(&mut self, id: &str, socket: Option<OwnedFd>) {
+        let Some((spans, socket)) = self.spans.as_ref().zip(socket) else {
+            return;
+        };
+        match spans.relay(id, socket) {
+            Ok(relay) => {
+                if let Ok(task) = self.get(id) {
+                    // Those of execs that have ended.
+                    while task.watcher.try_join_next().is_some() {}
+                    task.watcher.spawn(relay);
+                }
+            }
+            Err(error) => log::warn!(container = id; "its spans are lost: {error}"),
+        }
     }
 
     fn end_making(&mut self) {

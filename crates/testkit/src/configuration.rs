@@ -9,8 +9,6 @@ use crate::run::WASMTIME;
 /// time and touches nothing outside of its folder. Unknown names are ignored.
 const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.nri.v1.nri",
-    "io.containerd.internal.v1.tracing",
-    "io.containerd.tracing.processor.v1.otlp",
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.blockfile",
     "io.containerd.snapshotter.v1.btrfs",

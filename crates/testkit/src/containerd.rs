@@ -61,22 +61,28 @@ pub struct Containerd {
     sandbox: Sandbox,
     version: Version,
     folder: PathBuf,
+    environment: Vec<(String, String)>,
     number: AtomicU32,
 }
 
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start(version: Version) -> Self {
-        Self::start_in(Sandbox::new(), version, "debug", false)
+        Self::start_in(Sandbox::new(), version, "debug", false, &[])
     }
 
-    pub(crate) fn start_with_cri(version: Version) -> Self {
-        Self::start_in(Sandbox::new(), version, "debug", true)
+    /// The same with variables in its environment, which is its shims', too.
+    pub fn start_with_environment(version: Version, environment: &[(&str, &str)]) -> Self {
+        Self::start_in(Sandbox::new(), version, "debug", false, environment)
+    }
+
+    pub(crate) fn start_with_cri(version: Version, environment: &[(&str, &str)]) -> Self {
+        Self::start_in(Sandbox::new(), version, "debug", true, environment)
     }
 
     /// The same with log level info, as nodes have it: shims are not told to log everything.
     pub fn start_for_measurements(version: Version) -> Self {
-        Self::start_in(Sandbox::new(), version, "info", false)
+        Self::start_in(Sandbox::new(), version, "info", false, &[])
     }
 
     pub(crate) fn start_in(
@@ -84,7 +90,12 @@ impl Containerd {
         version: Version,
         level: &str,
         with_cri: bool,
+        environment: &[(&str, &str)],
     ) -> Self {
+        let environment: Vec<(String, String)> = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let folder = version.folder();
         let place = &sandbox.scope.folder;
         fs::write(
@@ -92,12 +103,13 @@ impl Containerd {
             configuration(place, version, level, with_cri),
         )
         .expect("write containerd's configuration");
-        let daemon = launch(&folder, place);
+        let daemon = launch(&folder, place, &environment);
         let mut containerd = Self {
             daemon,
             sandbox,
             version,
             folder,
+            environment,
             number: AtomicU32::new(0),
         };
         containerd.await_ready();
@@ -124,7 +136,7 @@ impl Containerd {
 
     /// Starts the daemon again after [`Containerd::stop`].
     pub fn resume(&mut self) {
-        self.daemon = launch(&self.folder, &self.sandbox.scope.folder);
+        self.daemon = launch(&self.folder, &self.sandbox.scope.folder, &self.environment);
         self.await_ready();
     }
 
@@ -288,13 +300,14 @@ where
     Call::new(folder.join("ctr"), all)
 }
 
-fn launch(folder: &Path, place: &Path) -> Daemon {
+fn launch(folder: &Path, place: &Path, environment: &[(String, String)]) -> Daemon {
     let path = search_path(&[&shim_folder(), folder]);
     let mut command = Command::new(folder.join("containerd"));
     command
         .arg("--config")
         .arg(place.join("config.toml"))
-        .env("PATH", path);
+        .env("PATH", path)
+        .envs(environment.iter().map(|(name, value)| (name, value)));
     Daemon::start("containerd", &mut command, &place.join("containerd.log"))
 }
 

@@ -35,8 +35,13 @@ const NAMESPACE: &str = "k8s.io";
 impl Cri {
     /// Starts containerd with an image for pods' own containers.
     pub fn start(version: Version) -> Self {
+        Self::start_with_environment(version, &[])
+    }
+
+    /// The same with variables in containerd's environment, which is its shims', too.
+    pub fn start_with_environment(version: Version, environment: &[(&str, &str)]) -> Self {
         let cri = Self {
-            containerd: Containerd::start_with_cri(version),
+            containerd: Containerd::start_with_cri(version, environment),
         };
         let pause = Image::busybox()
             .entrypoint(["/bin/sleep", "1000000"])

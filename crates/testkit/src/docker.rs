@@ -14,7 +14,7 @@ use crate::daemon::Daemon;
 use crate::image::Image;
 use crate::leaks::Leaks;
 use crate::paths::{daemon, shim_folder};
-use crate::sandbox::{Sandbox, Scope};
+use crate::sandbox::Scope;
 
 /// A dockerd (28.5 or later) on a private containerd 2, with the containerd image store.
 ///
@@ -41,7 +41,7 @@ impl Docker {
 
     fn start_with(containerd_store: bool) -> Self {
         let folder = daemon(&["docker-"]).join("usr");
-        let containerd = Containerd::start_in(Sandbox::new(), Version::V2, "debug", false);
+        let containerd = Containerd::start(Version::V2);
         let place = containerd.folder();
         fs::write(place.join("daemon.json"), configuration(containerd_store))
             .expect("write daemon.json");

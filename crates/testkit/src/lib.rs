@@ -29,6 +29,7 @@
 
 mod call;
 mod cgroup;
+mod collector;
 mod configuration;
 mod containerd;
 mod cri;
@@ -48,6 +49,7 @@ mod sandbox;
 
 pub use call::Call;
 pub use cgroup::{Driver, Hierarchy};
+pub use collector::{Collector, ReceivedSpan};
 pub use containerd::{Containerd, Version};
 pub use cri::{Cri, Ended, Pod};
 pub use docker::Docker;

@@ -67,6 +67,8 @@ mod slots;
 #[cfg(feature = "run")]
 mod source;
 #[cfg(feature = "run")]
+mod spans;
+#[cfg(feature = "run")]
 mod state;
 #[cfg(feature = "run")]
 mod stdio;

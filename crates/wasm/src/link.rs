@@ -122,6 +122,7 @@ pub(crate) fn link_module(
             Options::default(),
             module.engine(),
             Recorder::default(),
+            None,
         );
         let Ok(state) = shared.state(false) else {
             return one_line(&format!("{error:#}"));

@@ -269,6 +269,14 @@ impl Program {
         })
     }
 
+    /// How long compiling it took, if that was not done before.
+    pub fn compile_time(&self) -> Option<Duration> {
+        match self.preparation {
+            Preparation::Compiled(took) => Some(took),
+            Preparation::Found => None,
+        }
+    }
+
     /// Has the tools of debugging write to the files of `record`.
     pub fn record(&mut self, record: Record) {
         self.recorder = Recorder::new(record);

@@ -5,16 +5,20 @@ use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use lighter_core::{Count, Counters, ExitReason};
+use lighter_trace::{GuestTrace, OpenSpan};
 use nix::time::ClockId;
 use wasmtime::{AsContext, Engine, Store};
+use wasmtime_wasi::I32Exit;
 
 use crate::budget::MemoryLimit;
 use crate::ending::{of_error, say};
 use crate::program::{Code, Program};
 use crate::serve;
 use crate::slots::Slots;
+use crate::spans::{AtWork, Made, Spans};
 use crate::state::{Shared, State};
 
 /// Threads that wait for what cannot be waited for otherwise: name look-ups, and the files of
@@ -34,6 +38,8 @@ pub struct Guest {
     pub memory_limit: Option<MemoryLimit>,
     /// Where it counts what it does.
     pub counters: &'static Counters,
+    /// What it makes spans with, if they are wanted.
+    pub trace: Option<GuestTrace>,
 }
 
 impl fmt::Debug for Guest {
@@ -56,7 +62,7 @@ impl Program {
     ///
     /// The caller ends the process with [`ExitReason::status`] afterwards; a thread that looks a
     /// name up for the guest may still be there.
-    pub fn run(mut self, guest: Guest) -> ExitReason {
+    pub fn run(mut self, mut guest: Guest) -> ExitReason {
         let slots = match self.slots() {
             Ok(slots) => slots,
             Err(error) => {
@@ -72,10 +78,12 @@ impl Program {
         self.preparation.count(counters);
         counters.set(Count::Metered, self.options.fuel.is_some().into());
         let recorder = self.recorder.clone();
+        let spans = guest.trace.take().map(Spans::new);
+        let traced = spans.clone();
         let outcome = match self.code {
             Code::Service(pre) => {
                 counters.set(Count::Service, 1);
-                let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
+                let shared = Shared::new(guest, self.options, &self.engine, self.recorder, spans);
                 recorder.start(&self.engine);
                 // tokio panics where it cannot start a thread.
                 catch_unwind(AssertUnwindSafe(|| {
@@ -83,9 +91,12 @@ impl Program {
                 }))
                 .unwrap_or_else(|panic| Err(NotEnded::Panic(panic)))
             }
-            _ => on_a_thread(move || self.call(guest)),
+            _ => on_a_thread(move || self.call(guest, spans)),
         };
         count_processor_time(counters);
+        if let Some(spans) = traced {
+            spans.flush();
+        }
         recorder.finish();
         let error = match outcome {
             Ok(reason) => return reason,
@@ -109,14 +120,14 @@ impl Program {
         Ok(Some(Slots::new(maps, page_map, artifact, kept)))
     }
 
-    fn call(self, guest: Guest) -> wasmtime::Result<ExitReason> {
+    fn call(self, guest: Guest, spans: Option<Spans>) -> wasmtime::Result<ExitReason> {
         // A runtime of one thread, in which files are read and written too.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(WAITING_THREADS)
             .build()?;
         self.recorder.start(&self.engine);
-        let shared = Shared::new(guest, self.options, &self.engine, self.recorder);
+        let shared = Shared::new(guest, self.options, &self.engine, self.recorder, spans);
         let run = run_command(&self.name, self.code, &self.engine, &shared);
         let outcome = runtime.block_on(run);
         // A look-up that hangs must not keep the container.
@@ -188,7 +199,9 @@ async fn run_command(
 ) -> wasmtime::Result<ExitReason> {
     let mut store = store(engine, shared, false)?;
     shared.guest.counters.add(Count::Instances, 1);
-    let outcome = run_in(&mut store, code).await;
+    let run = CommandRun::begin(name, shared, &store);
+    let outcome = run_in(&mut store, code, &run).await;
+    run.end(&outcome);
     count_fuel(&store, shared);
     if let Err(error) = &outcome {
         shared.recorder.failed(name, &mut store, error);
@@ -214,14 +227,59 @@ fn count_processor_time(counters: &Counters) {
     }
 }
 
-async fn run_in(mut store: &mut Store<State>, code: Code) -> wasmtime::Result<ExitReason> {
+/// The span of a command's run.
+struct CommandRun(Option<(Spans, OpenSpan, AtWork)>);
+
+impl CommandRun {
+    fn begin(name: &str, shared: &Shared, store: &Store<State>) -> Self {
+        Self(shared.spans.as_ref().map(|spans| {
+            let span = spans.run(name);
+            let at_work = store.data().current().begin(span.context());
+            (spans.clone(), span, at_work)
+        }))
+    }
+
+    /// Waits for an instance, which is a part of the run.
+    async fn instance<T>(
+        &self,
+        making: impl Future<Output = wasmtime::Result<T>>,
+    ) -> wasmtime::Result<T> {
+        let begin = Instant::now();
+        let made = making.await;
+        if let Some((spans, span, _)) = &self.0 {
+            spans.add("instantiate", span.context(), Made::since(begin));
+        }
+        made
+    }
+
+    fn end(self, outcome: &wasmtime::Result<ExitReason>) {
+        let Some((_, mut span, _)) = self.0 else {
+            return;
+        };
+        let status = match outcome {
+            Ok(reason) => Some(reason.status()),
+            Err(error) => error.downcast_ref::<I32Exit>().map(|exit| exit.0 as u8),
+        };
+        match (status, outcome) {
+            (Some(status), _) => span.set("process.exit.code", i64::from(status)),
+            (None, Err(error)) => span.fail(&error.root_cause().to_string()),
+            (None, Ok(_)) => {}
+        }
+    }
+}
+
+async fn run_in(
+    mut store: &mut Store<State>,
+    code: Code,
+    run: &CommandRun,
+) -> wasmtime::Result<ExitReason> {
     match code {
         Code::Module {
             instance,
             entry,
             initialize,
         } => {
-            let instance = instance.instantiate_async(&mut store).await?;
+            let instance = run.instance(instance.instantiate_async(&mut store)).await?;
             let first = initialize.then_some("_initialize");
             for function in first.into_iter().chain([entry.as_str()]) {
                 instance
@@ -236,7 +294,7 @@ async fn run_in(mut store: &mut Store<State>, code: Code) -> wasmtime::Result<Ex
             entry,
             fallible,
         } => {
-            let instance = instance.instantiate_async(&mut store).await?;
+            let instance = run.instance(instance.instantiate_async(&mut store)).await?;
             if !fallible {
                 instance
                     .get_typed_func::<(), ()>(&mut store, entry)?
@@ -251,7 +309,7 @@ async fn run_in(mut store: &mut Store<State>, code: Code) -> wasmtime::Result<Ex
             Ok(ExitReason::Exited(u8::from(result.is_err())))
         }
         Code::Command3(pre) => {
-            let command = pre.instantiate_async(&mut store).await?;
+            let command = run.instance(pre.instantiate_async(&mut store)).await?;
             let result = store
                 .run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await)
                 .await??;

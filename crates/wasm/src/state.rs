@@ -19,6 +19,7 @@ use crate::options::{Clocks, Options};
 use crate::outgoing::Outgoing;
 use crate::preopen::{is_root, preopens, top_level_folders};
 use crate::run::Guest;
+use crate::spans::{Current, Spans};
 use crate::stdio::{Input, Output, ServiceOutput};
 
 /// Bytes that a host call may copy out of a guest at a time, without a memory limit:
@@ -43,6 +44,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// What the instance is at work on.
+    pub(crate) fn current(&self) -> &Current {
+        self.outgoing.current()
+    }
+
     pub(crate) fn preview1(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
     }
@@ -106,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) recorder: Recorder,
+    /// What spans are made with, if they are.
+    pub(crate) spans: Option<Spans>,
     outgoing: Outgoing,
     key_value: KeyValue,
     configuration: Arc<WasiConfigVariables>,
@@ -123,6 +131,7 @@ impl Shared {
         options: Options,
         engine: &Engine,
         recorder: Recorder,
+        spans: Option<Spans>,
     ) -> Self {
         let trusted = guest
             .env
@@ -140,7 +149,8 @@ impl Shared {
             shares: Shares::of(budget.usable()),
             budget,
             recorder,
-            outgoing: Outgoing::new(options.network.clone(), trusted),
+            outgoing: Outgoing::new(options.network.clone(), trusted, spans.clone()),
+            spans,
             key_value: KeyValue::default(),
             configuration: Arc::new(guest.env.iter().cloned().collect()),
             outputs: Arc::default(),
@@ -194,7 +204,7 @@ impl Shared {
         Ok(State {
             wasi,
             http: WasiHttpCtx::new(),
-            outgoing: self.outgoing.clone(),
+            outgoing: self.outgoing.for_instance(),
             configuration: Arc::clone(&self.configuration),
             key_value: self.key_value.clone(),
             budget: StoreBudget::of(&self.budget),

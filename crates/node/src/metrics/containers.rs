@@ -67,6 +67,23 @@ pub fn all(root: &Path) -> io::Result<Vec<Container>> {
     Ok(found)
 }
 
+/// The labels of a container, if it is there or was a short time ago.
+pub fn labels_of(root: &Path, namespace: &str, id: &str) -> Option<Vec<(&'static str, String)>> {
+    let is_name = |name: &str| !name.contains('/') && !name.starts_with('.');
+    if !is_name(namespace) || !is_name(id) {
+        return None;
+    }
+    let present = read(&root.join(namespace).join(id), STATE_FILE, MAX_STATE);
+    let state = present.or_else(|| {
+        let ended = root.join(ENDED_FOLDER);
+        let name = format!("{namespace}:{id}");
+        let mut bytes = read(&ended, &name, COUNTERS_BYTES as u64 + MAX_STATE)?;
+        (bytes.len() > COUNTERS_BYTES).then(|| bytes.split_off(COUNTERS_BYTES))
+    })?;
+    let state: State = serde_json::from_slice(&state).ok()?;
+    Some(labels(namespace, id, &state.annotations))
+}
+
 /// Those that were removed a short time ago, but the ones that are there again.
 fn ended(folder: &Path, present: &HashSet<String>) -> Vec<Container> {
     let mut names: Vec<_> = fs::read_dir(folder)
@@ -206,6 +223,12 @@ mod tests {
         let found = all(root.path()).unwrap();
         assert_eq!(found.len(), 1);
         assert!(found[0].labels.contains(&("id", "now".to_owned())));
+        assert_eq!(
+            labels_of(root.path(), "default", "now").as_ref(),
+            Some(&found[0].labels)
+        );
+        assert_eq!(labels_of(root.path(), "default", "cut"), None);
+        assert_eq!(labels_of(root.path(), "..", "default"), None);
         assert!(!found[0].runs);
         let again = root.path().join("default").join("now");
         file(&again, COUNTERS_FILE, &[0; COUNTERS_BYTES]);

@@ -45,8 +45,9 @@ pub(super) fn find(
         found.image
     );
     let record = records::open(&options, &name, spec, container)?;
-    let mut program = load(&found, &name, container, &cache, options)
-        .map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error))?;
+    let mut program = super::load(&name, container, node, || {
+        load(&found, &name, container, &cache, options)
+    })?;
     if let Some(record) = record {
         program.record(record);
     }

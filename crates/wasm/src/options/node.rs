@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lighter_trace::TraceOptions;
 use serde::Deserialize;
 
 use super::annotations;
@@ -13,7 +14,7 @@ use crate::debugging::Tool;
 use crate::engine::Variant;
 
 /// The options of a node: what a tenant can have at most, and gets without annotations.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NodeOptions {
     /// Variants of the engine beside `command` and `http` that pods may ask for. Each can
@@ -45,6 +46,8 @@ pub struct NodeOptions {
     pub debug_bytes: u64,
     /// What compiled code and compiling may take up.
     pub cache: CacheLimits,
+    /// How spans are made and exported; that it is there switches it on.
+    pub traces: Option<TraceOptions>,
 }
 
 impl Default for NodeOptions {
@@ -64,6 +67,7 @@ impl Default for NodeOptions {
             debug: Vec::new(),
             debug_bytes: 1 << 30,
             cache: CacheLimits::default(),
+            traces: None,
         }
     }
 }
@@ -121,6 +125,7 @@ impl NodeOptions {
                 ));
             }
         }
+        self.traces.as_ref().map_or(Ok(()), TraceOptions::check)?;
         self.host_list().map(drop)
     }
 
@@ -232,6 +237,9 @@ mod tests {
         assert!(fault("http-concurrency = 100000").contains("10000"));
         assert!(fault("variants = [\"fast\"]").contains("metered"));
         assert!(fault("debug = [\"core\"]").contains("coredump and profile"));
+        assert!(fault("[traces]\nratio = 2").contains("traces.ratio"));
+        assert!(fault("[traces]\nendpont = \"\"").contains("`endpoint`"));
+        assert!(fault("[traces]\nprotocol = \"http/json\"").contains("http/protobuf"));
         assert!(fault("hosts = [\"http://a\"]").contains("without scheme"));
     }
 }

@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use http::Request;
 use http::uri::Scheme;
+use lighter_trace::OpenSpan;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use self::client::Client;
 use crate::network;
 use crate::options::NetworkOptions;
+use crate::spans::{Current, Spans, continue_in};
 
 /// Longest time for what a request waits for, whatever the guest says.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -28,12 +30,17 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Time for the first byte of a response, and between two of its parts.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Sends a guest's requests. Clones share their connections.
+/// Sends an instance's requests. All instances share their connections.
 #[derive(Clone)]
-pub(crate) struct Outgoing(Arc<Inner>);
+pub(crate) struct Outgoing {
+    inner: Arc<Inner>,
+    current: Current,
+}
 
 struct Inner {
     options: NetworkOptions,
+    /// What spans are made with, if they are.
+    spans: Option<Spans>,
     /// A file of certificates that are trusted instead of the image's.
     trusted: Option<PathBuf>,
     client: OnceLock<Client>,
@@ -61,12 +68,33 @@ impl Times {
 
 impl Outgoing {
     /// Nothing is made and no file is read before the first request.
-    pub(crate) fn new(options: NetworkOptions, trusted: Option<PathBuf>) -> Self {
-        Self(Arc::new(Inner {
-            options,
-            trusted,
-            client: OnceLock::new(),
-        }))
+    pub(crate) fn new(
+        options: NetworkOptions,
+        trusted: Option<PathBuf>,
+        spans: Option<Spans>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                options,
+                spans,
+                trusted,
+                client: OnceLock::new(),
+            }),
+            current: Current::default(),
+        }
+    }
+
+    /// The same for another instance.
+    pub(crate) fn for_instance(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            current: Current::default(),
+        }
+    }
+
+    /// What the instance is at work on.
+    pub(crate) fn current(&self) -> &Current {
+        &self.current
     }
 
     fn check(&self, request: &Request<WasiBody>) -> Result<(), Error> {
@@ -79,12 +107,12 @@ impl Outgoing {
         };
         let port = authority.port_u16().unwrap_or(default);
         let host = authority.host();
-        if !self.0.options.hosts.allow(host, port) {
+        if !self.inner.options.hosts.allow(host, port) {
             return Err(Error::HttpRequestDenied);
         }
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         match literal.parse::<IpAddr>() {
-            Ok(address) if !network::may_reach(&self.0.options, address) => {
+            Ok(address) if !network::may_reach(&self.inner.options, address) => {
                 Err(Error::DestinationIpProhibited)
             }
             _ => Ok(()),
@@ -97,7 +125,7 @@ impl Outgoing {
         times: Times,
     ) -> Result<http::Response<WasiBody>, Error> {
         self.check(&request)?;
-        let inner = &self.0;
+        let inner = &self.inner;
         let client = match inner.client.get() {
             Some(client) => client,
             None => {
@@ -114,6 +142,20 @@ impl Outgoing {
     }
 }
 
+/// Ends the span of a request that was sent.
+fn end(mut span: OpenSpan, sent: &Result<http::Response<WasiBody>, Error>) {
+    match sent {
+        Ok(response) => {
+            let status = response.status();
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+            if status.is_client_error() || status.is_server_error() {
+                span.fail(status.as_str());
+            }
+        }
+        Err(error) => span.fail(&error.to_string()),
+    }
+}
+
 type Sent = (
     http::Response<WasiBody>,
     Box<dyn Future<Output = Result<(), Error>> + Send>,
@@ -122,14 +164,23 @@ type Sent = (
 impl WasiHttpHooks for Outgoing {
     fn send_request(
         &mut self,
-        request: Request<WasiBody>,
+        mut request: Request<WasiBody>,
         options: Option<RequestOptions>,
         _response_error: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
         let outgoing = self.clone();
         let times = Times::of(options);
+        let span = self.inner.spans.as_ref().map(|spans| {
+            let span = spans.sent(&request, self.current.get().as_ref());
+            continue_in(request.headers_mut(), span.context());
+            span
+        });
         Box::new(async move {
-            let response = outgoing.send(request, times).await?;
+            let sent = outgoing.send(request, times).await;
+            if let Some(span) = span {
+                end(span, &sent);
+            }
+            let response = sent?;
             // The connection belongs to the pool; its errors are told by the body.
             let done: Box<dyn Future<Output = _> + Send> = Box::new(std::future::ready(Ok(())));
             Ok((response, done))
@@ -147,7 +198,7 @@ mod tests {
     fn check(options: NetworkOptions, uri: &str) -> Result<(), String> {
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().uri(uri).body(body).unwrap();
-        Outgoing::new(options, None)
+        Outgoing::new(options, None, None)
             .check(&request)
             .map_err(|error| error.to_string())
     }

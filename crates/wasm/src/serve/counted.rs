@@ -1,6 +1,7 @@
 //! Counts a request, however it ends.
 
 use lighter_core::{Count, Counters, RequestEnd};
+use lighter_trace::OpenSpan;
 use tokio::time::Instant;
 
 /// A request that has arrived. It is over when this is dropped.
@@ -8,15 +9,17 @@ pub(super) struct CountedRequest {
     counters: &'static Counters,
     begin: Instant,
     end: RequestEnd,
+    span: Option<OpenSpan>,
 }
 
 impl CountedRequest {
-    pub(super) fn new(counters: &'static Counters) -> Self {
+    pub(super) fn new(counters: &'static Counters, span: Option<OpenSpan>) -> Self {
         counters.add(Count::RequestsBegun, 1);
         Self {
             counters,
             begin: Instant::now(),
             end: RequestEnd::Aborted,
+            span,
         }
     }
 
@@ -28,6 +31,12 @@ impl CountedRequest {
     /// Notes what it is answered with.
     pub(super) fn answered(&mut self, status: http::StatusCode) {
         self.end = RequestEnd::of_status(status.as_u16());
+        if let Some(span) = &mut self.span {
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+            if status.is_server_error() {
+                span.fail(status.as_str());
+            }
+        }
     }
 
     /// Counts a part of its answer.
@@ -39,5 +48,10 @@ impl CountedRequest {
 impl Drop for CountedRequest {
     fn drop(&mut self) {
         self.counters.request_ended(self.end, self.begin.elapsed());
+        if let Some(span) = &mut self.span
+            && self.end == RequestEnd::Aborted
+        {
+            span.fail("the client went before there was an answer");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lighter_core::Count;
+use lighter_trace::TraceContext;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Engine, Store, StoreContextMut};
@@ -15,10 +16,12 @@ use wasmtime_wasi_http::handler::{
     HandlerState, Instance, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
 
+use super::request::RequestData;
 use super::ticker::{FIRST_TICKS, Ticker, Work};
 use crate::ending::{complain, of_error, write_to_stderr};
 use crate::run;
 use crate::slots::Slots;
+use crate::spans::{AtWork, Made};
 use crate::state::{Shared, State};
 
 /// Requests for an instance of WASI 0.3, whose guests are made for several: Wasmtime's choice.
@@ -100,6 +103,7 @@ impl HandlerState for Instances {
         let work = Arc::new(Mutex::new(Work::new(&self.ticker)));
         set(&work, true);
         let time = self.shared.options.http.request_time;
+        let begin = std::time::Instant::now();
         let made = timeout(time, self.instance()).await;
         let (store, proxy) = match made {
             Ok(Ok(made)) => made,
@@ -132,6 +136,7 @@ impl HandlerState for Instances {
                 at_a_time: if self.is_preview3() { CONCURRENT_3 } else { 1 },
                 shared: self.shared.clone(),
                 request_time: time,
+                made: Mutex::new(Some(Made::since(begin))),
                 work,
                 expired,
                 slots: self.slots.clone(),
@@ -192,15 +197,36 @@ pub(super) struct Worker {
     at_a_time: usize,
     shared: Shared,
     request_time: Duration,
+    /// When it was made, until its first request, which that is a part of.
+    made: Mutex<Option<Made>>,
     work: Arc<Mutex<Work>>,
     expired: Arc<AtomicBool>,
     slots: Option<Arc<Mutex<Slots>>>,
 }
 
+impl Worker {
+    /// Has what the instance does belong to this request, until that is answered.
+    fn traced(
+        &self,
+        store: &StoreContextMut<'_, State>,
+        request: Option<&TraceContext>,
+    ) -> Option<AtWork> {
+        let (spans, request) = self.shared.spans.as_ref().zip(request)?;
+        let made = self
+            .made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(made) = made {
+            spans.add("instantiate", request, made);
+        }
+        Some(store.data().current().begin(request))
+    }
+}
+
 impl WorkerState for Worker {
     type StoreData = State;
-    /// When the request has to be answered.
-    type RequestData = Instant;
+    type RequestData = RequestData;
 
     fn should_accept_request(&self, at_a_time: usize, total: usize) -> ShouldAccept {
         if total >= self.reuse {
@@ -215,7 +241,7 @@ impl WorkerState for Worker {
     fn on_request_start(
         &self,
         mut store: StoreContextMut<'_, State>,
-        deadline: Instant,
+        request: RequestData,
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         set(&self.work, true);
@@ -225,11 +251,21 @@ impl WorkerState for Worker {
             // The engine counts when there is fuel, as the options agree with each other.
             let _ = store.set_fuel(fuel);
         }
+        let at_work = self.traced(&store, request.span.as_ref());
         if self.at_a_time == 1 {
             // The instance expires with its only request.
-            return Box::pin(std::future::pending());
+            return match at_work {
+                None => Box::pin(std::future::pending()),
+                Some(at_work) => Box::pin(async move {
+                    std::future::pending::<()>().await;
+                    drop(at_work);
+                }),
+            };
         }
-        Box::pin(sleep_until(deadline))
+        Box::pin(async move {
+            sleep_until(request.deadline).await;
+            drop(at_work);
+        })
     }
 
     fn drop(&self, mut store: Store<State>, result: wasmtime::Result<()>) {

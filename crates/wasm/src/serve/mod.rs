@@ -122,6 +122,7 @@ impl Service {
     async fn serve(self) -> wasmtime::Result<ExitReason> {
         let options = self.shared.options.http.clone();
         let counters = self.shared.guest.counters;
+        let spans = self.shared.spans.clone();
         let address = address::choose(options.address, &self.shared.guest.env)
             .map_err(wasmtime::Error::msg)?;
         let listener = address::listen(address).map_err(wasmtime::Error::msg)?;
@@ -138,6 +139,7 @@ impl Service {
             ProxyHandler::new(instances),
             options,
             counters,
+            spans,
         ));
         if let Ok(address) = listener.local_addr() {
             complain(&format!("serves HTTP at {address}"));

@@ -7,6 +7,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use lighter_core::Counters;
+use lighter_trace::TraceContext;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use wasmtime_wasi_http::WasiBody;
@@ -16,6 +17,7 @@ use super::body::{Received, Sent};
 use super::counted::CountedRequest;
 use super::instances::Instances;
 use crate::options::HttpOptions;
+use crate::spans::{Spans, continue_in};
 
 /// Connections for each request that may be handled at a time: most of them are idle.
 const CONNECTIONS: usize = 8;
@@ -26,6 +28,15 @@ pub(super) struct Requests {
     options: HttpOptions,
     permits: Arc<Semaphore>,
     counters: &'static Counters,
+    spans: Option<Spans>,
+}
+
+/// What an instance is told of a request.
+pub(super) struct RequestData {
+    /// When it has to be answered.
+    pub(super) deadline: Instant,
+    /// Its span, if there are spans.
+    pub(super) span: Option<TraceContext>,
 }
 
 /// What a request that was not answered by the guest is answered with.
@@ -36,10 +47,12 @@ impl Requests {
         handler: ProxyHandler<Instances>,
         options: HttpOptions,
         counters: &'static Counters,
+        spans: Option<Spans>,
     ) -> Self {
         Self {
             handler,
             counters,
+            spans,
             permits: Arc::new(Semaphore::new(options.concurrency as usize)),
             options,
         }
@@ -58,9 +71,14 @@ impl Requests {
     }
 
     /// The guest's answer, or why there is none.
-    pub(super) async fn respond(&self, request: Request<Incoming>) -> Response<WasiBody> {
-        let mut counted = CountedRequest::new(self.counters);
-        match self.handle(request, counted.begin()).await {
+    pub(super) async fn respond(&self, mut request: Request<Incoming>) -> Response<WasiBody> {
+        let span = self.spans.as_ref().map(|spans| spans.received(&request));
+        let context = span.as_ref().map(|span| span.context().clone());
+        if let Some(context) = &context {
+            continue_in(request.headers_mut(), context);
+        }
+        let mut counted = CountedRequest::new(self.counters, span);
+        match self.handle(request, counted.begin(), context).await {
             Ok((response, bounds)) => {
                 counted.answered(response.status());
                 response.map(|body| bounds.of(body, counted).boxed_unsync())
@@ -80,6 +98,7 @@ impl Requests {
         &self,
         request: Request<Incoming>,
         begin: Instant,
+        span: Option<TraceContext>,
     ) -> Result<(Response<WasiBody>, Sent), Refused> {
         const TOO_LONG: Refused = Refused(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -104,7 +123,8 @@ impl Requests {
             self.counters,
         );
         let request = request.map(|incoming| body.of(incoming).boxed_unsync());
-        let answered = timeout_at(deadline, self.handler.handle(deadline, request)).await;
+        let data = RequestData { deadline, span };
+        let answered = timeout_at(deadline, self.handler.handle(data, request)).await;
         if state.was_too_long() {
             return Err(TOO_LONG);
         }
@@ -128,7 +148,7 @@ const LATE: Refused = Refused(
 fn refusal(error: &wasmtime::Error) -> Refused {
     if error.is::<ExpirationError>() {
         LATE
-    } else if error.is::<InstantiationError<Instant>>() {
+    } else if error.is::<InstantiationError<RequestData>>() {
         Refused(
             StatusCode::SERVICE_UNAVAILABLE,
             "the service cannot start another instance",

@@ -29,6 +29,7 @@ mod shim;
 mod stdio;
 mod task_api;
 mod terminal;
+mod traces;
 mod versions;
 mod wasm;
 mod worlds;
