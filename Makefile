@@ -20,8 +20,9 @@ PRODUCTION := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/production
 export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall installer-image sample-images run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -40,6 +41,23 @@ install: build ## Install them below PREFIX (/usr/local), where containerd finds
 
 uninstall: ## Remove what `make install` installed
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(SHIM) lighter-compiler lighter)
+
+# For `ctr images import`, `docker load` and skopeo. deploy/ names it.
+installer-image: build ## Pack the image that installs on a cluster into target/lighter-installer.tar, without Docker
+	@$(LIGHTER_BIN)/lighter pack $(LIGHTER_BIN)/lighter --form native --name localhost/lighter-installer:$(VERSION) \
+		--file $(LIGHTER_BIN)/$(SHIM):/$(SHIM) --file $(LIGHTER_BIN)/lighter-compiler:/lighter-compiler \
+		-o $(CARGO_TARGET_DIR)/lighter-installer.tar
+
+# The guests that deploy/samples runs.
+SAMPLES := http-hello hello compute files http-rust hello-c hello-go http-python http-js
+
+sample-images: build ## Pack the images of deploy/samples into target/samples
+	@test/guests/build.sh
+	@mkdir -p $(CARGO_TARGET_DIR)/samples
+	@for name in $(SAMPLES); do \
+		$(LIGHTER_BIN)/lighter pack $(LIGHTER_CACHE)/guests/$$name.wasm --name localhost/$$name:latest \
+			-o $(CARGO_TARGET_DIR)/samples/$$name.tar; \
+	done
 
 run: build ## Run a Wasm container on a private containerd, and say what to try next
 	@test/guests/build.sh
