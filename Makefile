@@ -20,9 +20,8 @@ PRODUCTION := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/production
 export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-.PHONY: help packages build install uninstall installer-image sample-images run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -42,11 +41,23 @@ install: build ## Install them below PREFIX (/usr/local), where containerd finds
 uninstall: ## Remove what `make install` installed
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(SHIM) lighter-compiler lighter)
 
-# For `ctr images import`, `docker load` and skopeo. deploy/ names it.
-installer-image: build ## Pack the image that installs on a cluster into target/lighter-installer.tar, without Docker
-	@$(LIGHTER_BIN)/lighter pack $(LIGHTER_BIN)/lighter --form native --name localhost/lighter-installer:$(VERSION) \
-		--file $(LIGHTER_BIN)/$(SHIM):/$(SHIM) --file $(LIGHTER_BIN)/lighter-compiler:/lighter-compiler \
-		-o $(CARGO_TARGET_DIR)/lighter-installer.tar
+release: build sbom ## Make the files of a release in target/package
+	@deploy/release.sh $(CARGO_TARGET_DIR)/package
+
+# deploy/ names it; `ctr images import`, `docker load` and skopeo take it.
+installer-image: build ## Make target/package/lighter-installer.tar, the image that installs on a cluster
+	@deploy/release.sh $(CARGO_TARGET_DIR)/package
+
+# One for each program: what is linked into it, with licences and digests.
+sbom:
+	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked --debug cargo-cyclonedx --version $(CARGO_CYCLONEDX) --target-dir $(LIGHTER_CACHE)/cargo-cyclonedx
+	@rm -rf $(CARGO_TARGET_DIR)/package
+	@mkdir -p $(CARGO_TARGET_DIR)/package
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-0} cargo cyclonedx --quiet --format json --describe binaries --target x86_64-unknown-linux-gnu --no-build-deps
+	@for crate in shim compiler node; do mv crates/$$crate/*.cdx.json $(CARGO_TARGET_DIR)/package; done
+	@rm -f crates/*/*.cdx.json test/*/*.cdx.json
+
+CARGO_CYCLONEDX := 0.5.9
 
 # The guests that deploy/samples runs.
 SAMPLES := http-hello hello compute files http-rust hello-c hello-go http-python http-js

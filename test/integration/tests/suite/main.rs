@@ -25,6 +25,7 @@ mod options;
 mod process_model;
 mod random;
 mod registry;
+mod release;
 mod shim;
 mod stdio;
 mod task_api;
