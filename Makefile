@@ -48,14 +48,10 @@ release: build sbom ## Make the files of a release in target/package
 installer-image: build ## Make target/package/lighter-installer.tar, the image that installs on a cluster
 	@deploy/release.sh $(CARGO_TARGET_DIR)/package
 
-# One for each program: what is linked into it, with licences and digests.
-sbom:
+sbom: packages ## Make a bill of materials of each program in target/package
+	@test/setup/packages.sh jq
 	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked --debug cargo-cyclonedx --version $(CARGO_CYCLONEDX) --target-dir $(LIGHTER_CACHE)/cargo-cyclonedx
-	@rm -rf $(CARGO_TARGET_DIR)/package
-	@mkdir -p $(CARGO_TARGET_DIR)/package
-	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-0} cargo cyclonedx --quiet --format json --describe binaries --target x86_64-unknown-linux-gnu --no-build-deps
-	@for crate in shim compiler node; do mv crates/$$crate/*.cdx.json $(CARGO_TARGET_DIR)/package; done
-	@rm -f crates/*/*.cdx.json test/*/*.cdx.json
+	@deploy/sbom.sh $(CARGO_TARGET_DIR)/package
 
 CARGO_CYCLONEDX := 0.5.9
 
