@@ -22,6 +22,7 @@ mod metrics;
 mod network;
 mod nothing_left;
 mod options;
+mod overhead;
 mod process_model;
 mod random;
 mod registry;
