@@ -21,7 +21,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -40,6 +40,31 @@ install: build ## Install them below PREFIX (/usr/local), where containerd finds
 
 uninstall: ## Remove what `make install` installed
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(SHIM) lighter-compiler lighter)
+
+release: build sbom ## Make the files of a release in target/package
+	@deploy/release.sh $(CARGO_TARGET_DIR)/package
+
+# deploy/ names it; `ctr images import`, `docker load` and skopeo take it.
+installer-image: build ## Make target/package/lighter-installer.tar, the image that installs on a cluster
+	@deploy/release.sh $(CARGO_TARGET_DIR)/package
+
+sbom: packages ## Make a bill of materials of each program in target/package
+	@test/setup/packages.sh jq
+	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked --debug cargo-cyclonedx --version $(CARGO_CYCLONEDX) --target-dir $(LIGHTER_CACHE)/cargo-cyclonedx
+	@deploy/sbom.sh $(CARGO_TARGET_DIR)/package
+
+CARGO_CYCLONEDX := 0.5.9
+
+# The guests that deploy/samples runs.
+SAMPLES := http-hello hello compute files http-rust hello-c hello-go http-python http-js
+
+sample-images: build ## Pack the images of deploy/samples into target/samples
+	@test/guests/build.sh
+	@mkdir -p $(CARGO_TARGET_DIR)/samples
+	@for name in $(SAMPLES); do \
+		$(LIGHTER_BIN)/lighter pack $(LIGHTER_CACHE)/guests/$$name.wasm --name localhost/$$name:latest \
+			-o $(CARGO_TARGET_DIR)/samples/$$name.tar; \
+	done
 
 run: build ## Run a Wasm container on a private containerd, and say what to try next
 	@test/guests/build.sh

@@ -1,8 +1,8 @@
-//! `lighter pack`: an image of a Wasm file, the same bytes each time.
+//! `lighter pack`: an image of a program, the same bytes each time.
 //!
 //! ```text
 //! arguments --read files--> Recipe --image, pure--> Image --output--> archive or folder
-//!                             layer: the tar of files
+//!                 program: what it is; layer: the tar of files
 //! ```
 
 mod arguments;
@@ -11,6 +11,7 @@ mod image;
 mod layer;
 mod output;
 mod path;
+mod program;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -24,78 +25,75 @@ pub use arguments::PackArguments;
 
 use crate::text::size;
 use arguments::FileArgument;
-use image::{Recipe, Wasm};
+use form::Form;
+use image::Recipe;
 use layer::Layer;
-use path::ImagePath;
+use program::{Native, Program, Wasm};
 
 /// The last second of the year 9999: RFC 3339 has no later one.
 const LATEST: u64 = 253_402_300_799;
 
 /// Packs one image and says what it is.
 pub fn run(arguments: &PackArguments) -> Result<(), String> {
-    let program = &arguments.program;
-    let of_program = |fault: &dyn std::fmt::Display| format!("{} {fault}", program.display());
+    let file = &arguments.program;
+    let of_program = |fault: &dyn std::fmt::Display| format!("{} {fault}", file.display());
     if arguments.aot {
         return Err(of_program(
             &"is not compiled ahead for an image: a node runs only code that it compiled itself, or a registry could \
              give it any native code. Pack the .wasm file, and run `lighter precompile` on the node",
         ));
     }
-    let wasm = wasm(program)?;
+    let program = program(file, arguments.form)?;
     let recipe = Recipe {
         form: arguments.form,
-        components: components(arguments, &wasm)?,
-        program: wasm,
+        components: components(arguments, &program)?,
+        architecture: arguments.architecture(&program)?,
+        program,
         files: files(&arguments.files)?,
         name: arguments.name.as_deref().map(reference).transpose()?,
         process: arguments.process(),
         labels: arguments.labels.iter().cloned().collect(),
         annotations: arguments.annotations.iter().cloned().collect(),
-        architecture: arguments.architecture()?,
         created: created(std::env::var_os("SOURCE_DATE_EPOCH"))?,
     };
-    let world = recipe.program.world;
     let image = image::image(&recipe)?;
     output::write(&image, &arguments.output)?;
     let name = recipe.name.as_ref().map(|name| format!(" {name},"));
     println!(
-        "{}:{} {} for {}, {world}, {}, {}",
+        "{}:{} {} for {}, {}, {}, {}",
         arguments.output.display(),
         name.unwrap_or_default(),
         recipe.form.title(),
         image.platform,
+        recipe.program,
         size(image.bytes()),
         image.manifest_digest(),
     );
-    if world == World::Component && !image.names_function {
-        let path = &recipe.program.path;
+    let world = recipe.program.wasm().map(|wasm| wasm.world);
+    if world == Some(World::Component) && !image.names_function {
+        let path = recipe.program.path();
         eprintln!(
             "lighter: {} exports no command and no service; name the function to call: --entrypoint '{path}#NAME'",
-            program.display()
+            file.display()
         );
     }
     Ok(())
 }
 
-/// A Wasm file, which is at the root of the image under its own name.
-fn wasm(file: &Path) -> Result<Wasm, String> {
+fn program(file: &Path, form: Form) -> Result<Program, String> {
     let bytes = read(file)?;
-    let (world, interface) =
-        lighter_wasm::inspect(&bytes).map_err(|refused| format!("{} {refused}", file.display()))?;
-    Ok(Wasm {
-        path: path_of(file)?,
-        bytes,
-        world,
-        interface,
-    })
+    match form {
+        Form::Native => Native::new(file, bytes).map(Program::Native),
+        _ => Wasm::new(file, bytes).map(Program::Wasm),
+    }
 }
 
 /// What the program is composed with, on the node.
-fn components(arguments: &PackArguments, program: &Wasm) -> Result<Vec<Wasm>, String> {
+fn components(arguments: &PackArguments, program: &Program) -> Result<Vec<Wasm>, String> {
     let files = &arguments.components;
-    let components = files.iter().map(|file| wasm(file));
+    let components = files.iter().map(|file| Wasm::new(file, read(file)?));
     let components: Vec<Wasm> = components.collect::<Result<_, _>>()?;
-    let mut all = std::iter::once(program).chain(&components);
+    let mut all = program.wasm().into_iter().chain(&components);
     let module = all.find(|wasm| wasm.world == World::Module);
     match module {
         Some(module) if !components.is_empty() => Err(format!(
@@ -108,12 +106,6 @@ fn components(arguments: &PackArguments, program: &Wasm) -> Result<Vec<Wasm>, St
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
-}
-
-fn path_of(file: &Path) -> Result<ImagePath, String> {
-    let name = file.file_name().and_then(|name| name.to_str());
-    name.ok_or_else(|| format!("{} has no name in UTF-8", file.display()))
-        .and_then(|name| format!("/{name}").parse())
 }
 
 /// The files that are added to the program's.

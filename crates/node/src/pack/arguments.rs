@@ -8,11 +8,12 @@ use clap::Args;
 use crate::pack::form::Form;
 use crate::pack::image::Process;
 use crate::pack::path::ImagePath;
+use crate::pack::program::Program;
 
 /// The arguments of `lighter pack`.
 #[derive(Debug, Args)]
 pub struct PackArguments {
-    /// Wasm file
+    /// Wasm file; with --form native a Linux program
     #[arg(value_name = "FILE")]
     pub program: PathBuf,
     /// The image: an archive if it ends in .tar, else a new folder in the OCI image layout
@@ -27,7 +28,7 @@ pub struct PackArguments {
     /// Add a component that the program imports from (forms artifact, runwasi and legacy)
     #[arg(long = "compose", value_name = "FILE")]
     pub components: Vec<PathBuf>,
-    /// Add a file (forms linux and wasi) [default mode: 0755 if it is executable, else 0644]
+    /// Add a file (forms linux, wasi and native) [default mode: 0755 if it is executable, else 0644]
     #[arg(long = "file", value_name = "FILE:PATH[:MODE]")]
     pub files: Vec<FileArgument>,
     /// An argument of the entrypoint, once for each [default: the program]
@@ -72,14 +73,19 @@ impl PackArguments {
     }
 
     /// The processor, in the names that images use.
-    pub fn architecture(&self) -> Result<String, String> {
-        match &self.architecture {
-            Some(_) if self.form != Form::Linux => Err(
+    pub fn architecture(&self, program: &Program) -> Result<String, String> {
+        match (&self.architecture, program) {
+            (Some(_), Program::Native(native)) => Err(format!(
+                "--architecture is not for --form native: the program says {}",
+                native.architecture
+            )),
+            (None, Program::Native(native)) => Ok(native.architecture.to_owned()),
+            (Some(_), _) if self.form != Form::Linux => Err(
                 "--architecture is for --form linux: the other forms are for all processors"
                     .to_owned(),
             ),
-            Some(given) => Ok(given.clone()),
-            None => Ok(match std::env::consts::ARCH {
+            (Some(given), _) => Ok(given.clone()),
+            (None, _) => Ok(match std::env::consts::ARCH {
                 "x86_64" => "amd64",
                 "aarch64" => "arm64",
                 other => other,

@@ -1,4 +1,4 @@
-//! The ways in which images hold Wasm.
+//! The ways in which images hold programs.
 
 use clap::ValueEnum;
 use lighter_image::media_type;
@@ -16,13 +16,15 @@ pub enum Form {
     Runwasi,
     /// The same with the older type of layer
     Legacy,
+    /// An ordinary Linux image of a Linux program, linked statically or with what it needs
+    Native,
 }
 
 impl Form {
     /// The type of the layer that is the program; nothing where it is a file in a tar.
     pub fn program_layer(self) -> Option<&'static str> {
         match self {
-            Self::Linux | Self::Wasi => None,
+            Self::Linux | Self::Wasi | Self::Native => None,
             Self::Artifact => Some(media_type::WASM),
             Self::Runwasi => Some(media_type::RUNWASI_LAYER),
             Self::Legacy => Some(media_type::OLD_WASM_LAYER),
@@ -32,7 +34,7 @@ impl Form {
     /// What it is called in a sentence.
     pub fn title(self) -> &'static str {
         match self {
-            Self::Linux | Self::Wasi => "image",
+            Self::Linux | Self::Wasi | Self::Native => "image",
             Self::Artifact => "Wasm OCI artifact",
             Self::Runwasi | Self::Legacy => "image with a Wasm layer",
         }

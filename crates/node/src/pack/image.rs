@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use lighter_image::annotations::COMPOSE;
 use lighter_image::media_type::WASM_CONFIG;
-use lighter_wasm::{Interface, World};
+use lighter_wasm::World;
 use oci_spec::distribution::Reference;
 use oci_spec::image::{
     Config, ConfigBuilder, Descriptor, Digest, ImageConfigurationBuilder, ImageIndexBuilder,
@@ -18,12 +18,13 @@ use sha2::{Digest as _, Sha256};
 use crate::pack::form::Form;
 use crate::pack::layer::Layer;
 use crate::pack::path::ImagePath;
+use crate::pack::program::{Native, Program, Wasm};
 
 /// What goes into an image.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     pub form: Form,
-    pub program: Wasm,
+    pub program: Program,
     /// Components that the program is composed with where it runs.
     pub components: Vec<Wasm>,
     /// Other files.
@@ -35,16 +36,6 @@ pub struct Recipe {
     /// Of a Linux image.
     pub architecture: String,
     pub created: SystemTime,
-}
-
-/// A Wasm file of an image.
-#[derive(Clone, Debug)]
-pub struct Wasm {
-    /// Where it is, and what it is called.
-    pub path: ImagePath,
-    pub bytes: Vec<u8>,
-    pub world: World,
-    pub interface: Interface,
 }
 
 /// What the image's config says of the process.
@@ -167,7 +158,7 @@ fn add_layers(recipe: &Recipe, blobs: &mut Blobs) -> Result<Vec<Descriptor>, Str
     };
     if !recipe.files.is_empty() {
         return Err(format!(
-            "the layer of this {title} is the program and nothing else: --file is for --form linux and wasi"
+            "the layer of this {title} is the program and nothing else: --file is for --form linux, wasi and native"
         ));
     }
     let mut paths = BTreeSet::new();
@@ -197,19 +188,20 @@ fn add_layers(recipe: &Recipe, blobs: &mut Blobs) -> Result<Vec<Descriptor>, Str
     // Nothing else picks one of several.
     let named = entrypoint(recipe).swap_remove(0);
     let name = named.split('#').next().unwrap_or_default();
-    let is_first = name.trim_start_matches('/') == recipe.program.path.relative();
+    let is_first = name.trim_start_matches('/') == recipe.program.path().relative();
     if layers.len() > 1 && !is_first {
         return Err(format!(
             "--entrypoint {named}: of several layers it picks one, and has to be {}",
-            recipe.program.path
+            recipe.program.path()
         ));
     }
     Ok(layers)
 }
 
-/// The program and what it is composed with.
+/// The Wasm program and what it is composed with.
 fn programs(recipe: &Recipe) -> impl Iterator<Item = &Wasm> {
-    std::iter::once(&recipe.program).chain(&recipe.components)
+    let program = recipe.program.wasm();
+    program.into_iter().chain(&recipe.components)
 }
 
 fn add_config(
@@ -281,9 +273,9 @@ fn json_bytes(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn platform(recipe: &Recipe) -> Platform {
-    let component = recipe.program.world != World::Module;
+    let component = component(recipe).is_some();
     let (os, architecture) = match recipe.form {
-        Form::Linux => ("linux", recipe.architecture.as_str()),
+        Form::Linux | Form::Native => ("linux", recipe.architecture.as_str()),
         Form::Wasi | Form::Legacy => ("wasi", "wasm"),
         // The specification has no wasip3.
         Form::Artifact if component => ("wasip2", "wasm"),
@@ -301,25 +293,43 @@ fn platform(recipe: &Recipe) -> Platform {
 fn files(recipe: &Recipe) -> Result<Layer, String> {
     let mut layer = recipe.files.clone();
     let program = &recipe.program;
-    layer.file(&program.path, 0o755, program.bytes.clone())?;
+    layer.file(program.path(), 0o755, program.bytes().to_vec())?;
+    if let Program::Native(native) = program {
+        check_interpreter(native, &layer)?;
+    }
     if let Some(folder) = &recipe.process.folder {
         layer.folder(folder)?;
     }
     let program = entrypoint(recipe).swap_remove(0);
-    let path = program.split('#').next().unwrap_or_default();
+    let path = match recipe.form {
+        Form::Native => program.as_str(),
+        _ => program.split('#').next().unwrap_or_default(),
+    };
     // A relative path is found from the working directory, which the container may change.
     if path.starts_with('/') && !path.parse().is_ok_and(|path| layer.has_file(&path)) {
         return Err(format!(
             "--entrypoint {program}: the image has no file {path}; the program is {}",
-            recipe.program.path
+            recipe.program.path()
         ));
     }
     Ok(layer)
 }
 
+/// Without its interpreter a program does not start, and Linux calls the program itself missing.
+fn check_interpreter(native: &Native, layer: &Layer) -> Result<(), String> {
+    match &native.interpreter {
+        Some(path) if !path.parse().is_ok_and(|path| layer.has_file(&path)) => Err(format!(
+            "{} is linked dynamically and the image has not its interpreter {path}: link it statically, or add that \
+             and its libraries by --file",
+            native.path.relative()
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn entrypoint(recipe: &Recipe) -> Vec<String> {
     match recipe.process.entrypoint.as_slice() {
-        [] => vec![recipe.program.path.to_string()],
+        [] => vec![recipe.program.path().to_string()],
         arguments => arguments.to_vec(),
     }
 }
@@ -380,6 +390,12 @@ fn process_config(recipe: &Recipe, layers: &[Descriptor]) -> Result<Config, Stri
     config.build().map_err(|error| error.to_string())
 }
 
+/// The program, if it is a component.
+fn component(recipe: &Recipe) -> Option<&Wasm> {
+    let program = recipe.program.wasm();
+    program.filter(|wasm| wasm.world != World::Module)
+}
+
 /// The config that the CNCF's specification asks for. It says what the program needs, not how it
 /// runs; `config` does, in the words of an image's config: containerd's CRI and Docker read it
 /// there and without it have no command, and wkg passes over it.
@@ -388,9 +404,8 @@ fn artifact_config(
     platform: &Platform,
     layers: &[Descriptor],
 ) -> Result<serde_json::Value, String> {
-    let program = &recipe.program;
-    let component = (program.world != World::Module)
-        .then(|| json!({ "exports": program.interface.exports, "imports": imports(recipe) }));
+    let component = component(recipe)
+        .map(|wasm| json!({ "exports": wasm.interface.exports, "imports": imports(recipe) }));
     let mut config = json!({
         "created": timestamp(recipe.created),
         "architecture": platform.architecture(),

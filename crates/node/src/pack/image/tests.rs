@@ -37,7 +37,7 @@ fn wasm(path: &str, bytes: Vec<u8>) -> Wasm {
 fn recipe(form: Form, bytes: Vec<u8>) -> Recipe {
     Recipe {
         form,
-        program: wasm("/app.wasm", bytes),
+        program: Program::Wasm(wasm("/app.wasm", bytes)),
         components: Vec::new(),
         files: Layer::default(),
         name: Some("me/app:1".parse().unwrap()),
@@ -47,6 +47,20 @@ fn recipe(form: Form, bytes: Vec<u8>) -> Recipe {
         architecture: "amd64".to_owned(),
         created: SystemTime::UNIX_EPOCH,
     }
+}
+
+/// A Linux program that another file of the image belongs to.
+fn native() -> Recipe {
+    let mut recipe = full(Form::Linux, module());
+    recipe.form = Form::Native;
+    recipe.program = Program::Native(Native {
+        path: "/tool".parse().unwrap(),
+        bytes: b"\x7fELF".to_vec(),
+        architecture: "amd64",
+        interpreter: None,
+    });
+    recipe.process.entrypoint = vec!["/tool".to_owned(), "#".to_owned()];
+    recipe
 }
 
 /// All that can be set.
@@ -144,16 +158,18 @@ impl Read {
 fn the_digests_are_those_of_the_last_release() {
     // A component that no release of an assembler makes another way.
     let empty = b"\0asm\x0d\0\x01\0".to_vec();
-    let digests = FORMS.map(|form| {
-        [recipe(form, module()), full(form, empty.clone())].map(|recipe| {
+    let wasm = FORMS.map(|form| [recipe(form, module()), full(form, empty.clone())]);
+    let recipes = wasm.into_iter().flatten().chain([native()]);
+    let digests: Vec<String> = recipes
+        .map(|recipe| {
             let image = image(&recipe).unwrap();
             let mut archive = Vec::new();
             into_archive(&image, &mut archive).unwrap();
             format!("{} {}", image.manifest_digest().digest(), hex(&archive))
         })
-    });
+        .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
-    assert_eq!(digests.as_flattened(), golden);
+    assert_eq!(digests, golden);
 }
 
 #[test]
@@ -288,6 +304,49 @@ fn an_entrypoint_that_is_not_in_the_image_is_refused() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_linux_program_is_an_image_as_others_are() {
+    let mut recipe = native();
+    recipe.architecture = "arm64".to_owned();
+    let read = Read::new(&recipe);
+    let config = read.config();
+    assert_eq!([&config["os"], &config["architecture"]], ["linux", "arm64"]);
+    assert_eq!(config["config"]["Entrypoint"], json!(["/tool", "#"]));
+    let mut layer = tar::Archive::new(read.layer());
+    let files: BTreeMap<String, u32> = layer
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            (path, entry.header().mode().unwrap())
+        })
+        .collect();
+    assert_eq!((files["tool"], files["etc/app/settings"]), (0o755, 0o600));
+    // A function is named of Wasm only.
+    recipe.process.entrypoint = vec!["/tool#function".to_owned()];
+    let error = image(&recipe).unwrap_err();
+    assert!(error.contains("no file /tool#function"), "{error}");
+}
+
+#[test]
+fn a_linux_program_without_its_interpreter_is_refused() {
+    let mut recipe = native();
+    let loader = "/lib/ld.so";
+    let Program::Native(program) = &mut recipe.program else {
+        panic!("it is a Linux program")
+    };
+    program.interpreter = Some(loader.to_owned());
+    let error = image(&recipe).unwrap_err();
+    assert!(
+        error.contains(loader) && error.contains("--file"),
+        "{error}"
+    );
+    let path = loader.parse().unwrap();
+    recipe.files.file(&path, 0o755, Vec::new()).unwrap();
+    image(&recipe).unwrap();
 }
 
 /// A component that imports and exports these.
