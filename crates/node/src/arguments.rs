@@ -54,6 +54,65 @@ pub enum Task {
     Debug(DebugArguments),
     /// Check whether this node can run Wasm containers; exit status 1 if not
     Doctor,
+    /// Install the programs and the handler in this node's containerd
+    Install(InstallArguments),
+    /// Take back what install has done
+    Uninstall(UninstallArguments),
+    /// Tell whether Lighter is installed and containerd knows the handler; exit status 1 if not
+    Status(StatusArguments),
+}
+
+/// Which containerd, and how.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArguments {
+    /// Configuration of the containerd [default: that of the one that runs]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of what an installation remembers
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/lighter")]
+    pub state: PathBuf,
+    /// Leave containerd running: it knows of the change after its next restart
+    #[arg(long)]
+    pub no_restart: bool,
+    /// Seconds for containerd to answer again
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    pub timeout: u64,
+    /// Do it to the host, from a privileged container in the host's PID namespace
+    #[arg(long)]
+    pub host: bool,
+}
+
+/// How to install.
+#[derive(Debug, Args)]
+pub struct InstallArguments {
+    #[command(flatten)]
+    pub node: NodeArguments,
+    /// Folder of the programs to install [default: that of this program]
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Where to: below its bin [default: /usr/local, with templates of k3s and RKE2 /opt/lighter]
+    #[arg(long, value_name = "DIR")]
+    pub prefix: Option<PathBuf>,
+}
+
+/// How to uninstall.
+#[derive(Debug, Args)]
+pub struct UninstallArguments {
+    #[command(flatten)]
+    pub node: NodeArguments,
+    /// Also while Wasm containers run; the programs stay for them
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What to tell of an installation.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    #[command(flatten)]
+    pub node: NodeArguments,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to do with compiled code.

@@ -7,12 +7,14 @@
 //!                   -> metrics      what containers use and do
 //!                   -> debug        what was recorded of guests: list, show, remove
 //!                   -> doctor       what this node lacks
+//!                   -> install      the handler in this node's containerd: install, uninstall, status
 //! ```
 
 mod arguments;
 mod cache;
 mod debug;
 mod doctor;
+mod install;
 mod metrics;
 mod node;
 mod pack;
@@ -39,6 +41,9 @@ fn main() -> ExitCode {
         Task::Metrics { listen } => metrics::run(listen).map(|()| ExitCode::SUCCESS),
         Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),
+        Task::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Uninstall(arguments) => install::uninstall(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Status(arguments) => install::status(&arguments),
     });
     done.unwrap_or_else(|error| {
         eprintln!("lighter: {error}");
