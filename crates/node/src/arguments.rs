@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use lighter_wasm::debugging::DebugFolder;
 use lighter_wasm::{ArtifactCache, Variant};
 
@@ -60,6 +61,18 @@ pub enum Task {
     Uninstall(UninstallArguments),
     /// Tell whether Lighter is installed and containerd knows the handler; exit status 1 if not
     Status(StatusArguments),
+    /// Keep a Kubernetes node installed, as a container of a DaemonSet
+    Agent(AgentArguments),
+    /// Print completions of the command line for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: Shell,
+    },
+    /// Write the manual's pages into a folder
+    Man {
+        /// The folder, which is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// Which containerd, and how.
@@ -113,6 +126,36 @@ pub struct StatusArguments {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Where an agent is.
+#[derive(Debug, Args)]
+pub struct AgentArguments {
+    /// The node
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: String,
+    /// Namespace of the DaemonSet
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// The agent's pod
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: String,
+    /// The DaemonSet, whose name its service account and roles have, too
+    #[arg(long, value_name = "NAME", default_value = "lighter-installer")]
+    pub daemon_set: String,
+    /// Folder of the service account's files
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
+    pub service_account: PathBuf,
+    /// Folder of the programs to install [default: that of this program]
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Configuration of the containerd on the host [default: that of the one that runs]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// What to do with compiled code.
