@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -108,6 +109,41 @@ pub struct InstallArguments {
     pub prefix: Option<PathBuf>,
 }
 
+impl NodeArguments {
+    /// As words of a command line, but for `--host`.
+    fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["--state".into(), self.state.clone().into()];
+        if let Some(config) = &self.config {
+            words.extend(["--config".into(), config.clone().into()]);
+        }
+        if self.no_restart {
+            words.push("--no-restart".into());
+        }
+        words.extend(["--timeout".into(), self.timeout.to_string().into()]);
+        words
+    }
+
+    /// The command line that uninstalls, whatever runs.
+    pub fn uninstall(&self) -> Vec<OsString> {
+        let first = ["uninstall", "--force"].map(OsString::from);
+        first.into_iter().chain(self.words()).collect()
+    }
+}
+
+impl InstallArguments {
+    /// The command line that installs so.
+    pub fn command(&self) -> Vec<OsString> {
+        let mut words = vec!["install".into()];
+        words.extend(self.node.words());
+        for (flag, value) in [("--from", &self.from), ("--prefix", &self.prefix)] {
+            if let Some(value) = value {
+                words.extend([flag.into(), value.clone().into()]);
+            }
+        }
+        words
+    }
+}
+
 /// How to uninstall.
 #[derive(Debug, Args)]
 pub struct UninstallArguments {
@@ -150,12 +186,9 @@ pub struct AgentArguments {
         default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
     )]
     pub service_account: PathBuf,
-    /// Folder of the programs to install [default: that of this program]
-    #[arg(long, value_name = "DIR")]
-    pub from: Option<PathBuf>,
-    /// Configuration of the containerd on the host [default: that of the one that runs]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// How to install; always on the host.
+    #[command(flatten)]
+    pub install: InstallArguments,
 }
 
 /// What to do with compiled code.
@@ -245,6 +278,29 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_agents_options_are_those_of_its_installations() {
+        let line = "lighter agent --node-name n --namespace s --pod-name p --config /c --prefix /p \
+                    --from /f --state /s --timeout 7 --no-restart";
+        let Task::Agent(agent) = Arguments::parse_from(line.split_whitespace()).task else {
+            panic!("no agent");
+        };
+        let words = [vec!["lighter".into()], agent.install.command()].concat();
+        let Task::Install(install) = Arguments::parse_from(words).task else {
+            panic!("no installation");
+        };
+        assert_eq!(format!("{install:?}"), format!("{:?}", agent.install));
+        let words = [vec!["lighter".into()], agent.install.node.uninstall()].concat();
+        let Task::Uninstall(uninstall) = Arguments::parse_from(words).task else {
+            panic!("no uninstallation");
+        };
+        assert!(uninstall.force);
+        assert_eq!(
+            format!("{:?}", uninstall.node),
+            format!("{:?}", agent.install.node)
+        );
     }
 
     #[test]

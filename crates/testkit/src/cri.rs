@@ -35,9 +35,18 @@ const NAMESPACE: &str = "k8s.io";
 impl Cri {
     /// Starts containerd with an image for pods' own containers.
     pub fn start(version: Version) -> Self {
-        let cri = Self {
-            containerd: Containerd::start_with_cri(version),
-        };
+        Self::on(Containerd::start_with_cri(version))
+    }
+
+    /// Starts one that knows no handler of Lighter yet, and that is started again whenever it ends. Its
+    /// configuration is `config.toml` in its folder; as long as that has the text of a file `refuse`
+    /// beside it, it is not.
+    pub fn start_supervised(version: Version) -> Self {
+        Self::on(Containerd::start_supervised(version))
+    }
+
+    fn on(containerd: Containerd) -> Self {
+        let cri = Self { containerd };
         let pause = Image::busybox()
             .entrypoint(["/bin/sleep", "1000000"])
             .command([]);

@@ -9,6 +9,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::call::Call;
+use crate::configuration::CriPlugin;
 use crate::containerd::{Containerd, Version, search_path};
 use crate::daemon::Daemon;
 use crate::image::Image;
@@ -41,7 +42,7 @@ impl Docker {
 
     fn start_with(containerd_store: bool) -> Self {
         let folder = daemon(&["docker-"]).join("usr");
-        let containerd = Containerd::start_in(Sandbox::new(), Version::V2, "debug", false);
+        let containerd = Containerd::start_in(Sandbox::new(), Version::V2, "debug", CriPlugin::Off);
         let place = containerd.folder();
         fs::write(place.join("daemon.json"), configuration(containerd_store))
             .expect("write daemon.json");

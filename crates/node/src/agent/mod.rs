@@ -13,8 +13,8 @@
 mod api;
 mod ending;
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ fn is_told(signals: &SignalFd, wait: Duration) -> Result<bool, String> {
 }
 
 /// Runs this program on the host. Answers what it prints, or why it has failed.
-fn on_host(arguments: &[&str]) -> Result<String, String> {
+fn on_host(arguments: Vec<OsString>) -> Result<String, String> {
     let output = Command::new("/proc/self/exe")
         .args(arguments)
         .arg("--host")
@@ -110,12 +110,7 @@ fn on_host(arguments: &[&str]) -> Result<String, String> {
 impl Agent<'_> {
     /// Installs what is missing, and labels the node accordingly. Answers whether all is well.
     fn keep(&mut self) -> bool {
-        let mut command = vec!["install"];
-        let from = self.arguments.from.as_deref().and_then(Path::to_str);
-        command.extend(from.iter().flat_map(|from| ["--from", *from]));
-        let config = self.arguments.config.as_deref().and_then(Path::to_str);
-        command.extend(config.iter().flat_map(|config| ["--config", *config]));
-        match on_host(&command) {
+        match on_host(self.arguments.install.command()) {
             Ok(text) => {
                 self.say(&text, |agent| {
                     agent.event("Normal", "LighterInstalled", &text)
@@ -223,7 +218,7 @@ impl Agent<'_> {
         let limit = Instant::now() + CONTAINERS;
         let uninstalled = loop {
             // Once without the handler, it waits for those that use the programs.
-            match on_host(&["uninstall", "--force"]) {
+            match on_host(self.arguments.install.node.uninstall()) {
                 Ok(text) if text.contains("left the programs") && Instant::now() < limit => {
                     thread::sleep(Duration::from_secs(1));
                 }

@@ -126,13 +126,12 @@ fn edit(survey: &Survey, old: Option<&Change>, now: Option<String>) -> Result<Pe
 /// Handlers that a configuration would not have any more.
 fn lost(before: &Effective, after: &Effective) -> Vec<Kept> {
     let after = after.handlers();
-    let handlers = before.handlers().into_iter();
-    handlers
-        .filter(|(name, _)| name != HANDLER && !after.contains_key(name))
-        .map(|(name, handler)| Kept {
+    let names = before.handlers().into_keys();
+    names
+        .filter(|name| name != HANDLER && !after.contains_key(name))
+        .map(|name| Kept {
+            table: before.spelled_out(&name),
             name,
-            runtime_type: handler.runtime_type,
-            systemd: handler.systemd_cgroup,
         })
         .collect()
 }

@@ -86,6 +86,17 @@ impl Effective {
             .collect()
     }
 
+    /// All that is configured for a handler, but empty values.
+    pub fn spelled_out(&self, name: &str) -> Table {
+        let handler = self.runtimes().and_then(|runtimes| runtimes.get(name));
+        let mut table = handler
+            .and_then(Value::as_table)
+            .cloned()
+            .unwrap_or_default();
+        strip(&mut table);
+        table
+    }
+
     /// Our handler, if there is one of its name.
     pub fn handler(&self) -> Option<Handler> {
         Some(read(self.runtimes()?.get(HANDLER)?.as_table()?))
@@ -163,6 +174,19 @@ fn compare(before: &Table, after: &Table, path: &str, found: &mut Vec<String>) {
             _ => found.push(path),
         }
     }
+}
+
+/// Removes what is the same when it is not there.
+fn strip(table: &mut Table) {
+    for (_, value) in table.iter_mut() {
+        if let Value::Table(inner) = value {
+            strip(inner);
+        }
+    }
+    table.retain(|_, value| match value {
+        Value::Table(inner) => !inner.is_empty(),
+        value => !is_empty(Some(value)),
+    });
 }
 
 fn is_empty(value: Option<&Value>) -> bool {

@@ -11,6 +11,8 @@ pub struct Version(pub u32, pub u32);
 impl Version {
     /// The oldest that a shim of this kind works with.
     pub const OLDEST: Self = Self(1, 6);
+    /// The first that minds a handler's `runtime_path`.
+    pub const KNOWS_PATHS: Self = Self(1, 7);
     /// The first that merges what it imports; earlier ones replace whole plugins by it, and so lose
     /// what the configuration itself says of the CRI.
     const MERGES_IMPORTS: Self = Self(2, 0);

@@ -99,13 +99,21 @@ impl Survey {
             &exists,
         );
         let default = match place {
-            Place::Template(_) => PREFIX_OF_TEMPLATES,
+            Place::Template(_) if containerd.version >= Version::KNOWS_PATHS => PREFIX_OF_TEMPLATES,
             _ => PREFIX,
         };
         let prefix = prefix.unwrap_or(Path::new(default)).to_owned();
         let folder = binaries::folder(&prefix);
+        let searched = containerd.searches(&folder);
+        if !searched && containerd.version < Version::KNOWS_PATHS {
+            return Err(format!(
+                "containerd {} finds a shim in its PATH only, and {} is not in that: choose another --prefix",
+                containerd.version,
+                folder.display()
+            ));
+        }
         let section = Section {
-            runtime_path: (!containerd.searches(&folder)).then(|| folder.join(SHIM)),
+            runtime_path: (!searched).then(|| folder.join(SHIM)),
             options: Some(PathBuf::from(OPTIONS)).filter(|path| path.exists()),
             systemd: effective.others_use_systemd(),
         };

@@ -150,11 +150,11 @@ fn passes(pattern: &str) -> bool {
 
 /// A handler that has to be said again, as containerd 1.x forgets its own defaults when a file has any
 /// handler.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     pub name: String,
-    pub runtime_type: String,
-    pub systemd: bool,
+    /// All that is configured for it.
+    pub table: toml::Table,
 }
 
 /// A file after the edit.
@@ -181,11 +181,7 @@ pub fn set_handler(
     }
     let runtimes = runtimes(&mut document, syntax)?;
     for each in kept {
-        let handler = new_handler(runtimes, &each.name)?;
-        set(handler, "runtime_type", each.runtime_type.as_str().into());
-        if each.systemd {
-            set(descend(handler, "options")?, "SystemdCgroup", true.into());
-        }
+        fill_from(new_handler(runtimes, &each.name)?, &each.table)?;
     }
     let previous = runtimes.get(HANDLER).map(|handler| {
         let mut document = DocumentMut::new();
@@ -276,6 +272,36 @@ fn descend<'a>(table: &'a mut dyn TableLike, key: &str) -> Result<&'a mut dyn Ta
         .get_mut(key)
         .and_then(Item::as_table_like_mut)
         .ok_or_else(|| format!("`{key}` is no table"))
+}
+
+/// Sets all that a table of a dump has.
+fn fill_from(target: &mut dyn TableLike, source: &toml::Table) -> Result<(), String> {
+    for (key, source) in source {
+        match source {
+            toml::Value::Table(source) => fill_from(descend(target, key)?, source)?,
+            source => set(target, key, as_value(source)?),
+        }
+    }
+    Ok(())
+}
+
+fn as_value(source: &toml::Value) -> Result<toml_edit::Value, String> {
+    Ok(match source {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(truth) => (*truth).into(),
+        toml::Value::Array(values) => values
+            .iter()
+            .map(as_value)
+            .collect::<Result<Array, _>>()?
+            .into(),
+        toml::Value::Table(_) | toml::Value::Datetime(_) => {
+            return Err(
+                "containerd's configuration has a value of a kind that none is known of".to_owned(),
+            );
+        }
+    })
 }
 
 fn runtimes(document: &mut DocumentMut, syntax: Syntax) -> Result<&mut dyn TableLike, String> {

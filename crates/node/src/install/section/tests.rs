@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::install::effective::Effective;
 
 fn full() -> Section {
     Section {
@@ -115,11 +116,14 @@ fn a_handler_of_somebody_else_is_completed_and_comes_back() {
 
 #[test]
 fn handlers_that_would_be_lost_are_said_again() {
-    let kept = Kept {
+    let dump = Effective::parse(include_str!("../golden/default-1.7.toml")).unwrap();
+    let mut kept = Kept {
         name: "runc".to_owned(),
-        runtime_type: "io.containerd.runc.v2".to_owned(),
-        systemd: true,
+        table: dump.spelled_out("runc"),
     };
+    assert_eq!(kept.table.len(), 2, "runtime_type and sandbox_mode");
+    let options = toml::Table::from_iter([("SystemdCgroup".to_owned(), true.into())]);
+    kept.table.insert("options".to_owned(), options.into());
     let text = "version = 2\n# the end\n";
     let edited = set_handler(text, Syntax::V2, &Section::default(), &[kept]).unwrap();
     assert!(
@@ -199,7 +203,11 @@ proptest! {
     fn what_is_put_in_and_taken_out_leaves_the_same_bytes(text in configuration(), keep: bool) {
         // Tables and keys may be there twice: that is no TOML.
         prop_assume!(text.parse::<toml::Table>().is_ok());
-        let kept = Kept { name: "other".to_owned(), runtime_type: "x".to_owned(), systemd: keep };
+        let table = "a = 1
+b = ['x']
+[c]
+d = true".parse().unwrap();
+        let kept = Kept { name: "other".to_owned(), table };
         let kept = if keep { vec![kept] } else { vec![] };
         let edited = set_handler(&text, Syntax::V2, &full(), &kept).unwrap();
         let names: Vec<String> = kept.iter().map(|each| each.name.clone()).collect();
