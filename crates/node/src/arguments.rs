@@ -1,8 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use lighter_wasm::debugging::DebugFolder;
 use lighter_wasm::{ArtifactCache, Variant};
 
@@ -56,6 +58,139 @@ pub enum Task {
     Debug(DebugArguments),
     /// Check whether this node can run Wasm containers; exit status 1 if not
     Doctor,
+    /// Install the programs and the handler in this node's containerd
+    Install(InstallArguments),
+    /// Take back what install has done
+    Uninstall(UninstallArguments),
+    /// Tell whether Lighter is installed and containerd knows the handler; exit status 1 if not
+    Status(StatusArguments),
+    /// Keep a Kubernetes node installed, as a container of a DaemonSet
+    Agent(AgentArguments),
+    /// Print completions of the command line for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: Shell,
+    },
+    /// Write the manual's pages into a folder
+    Man {
+        /// The folder, which is made if it is not there
+        folder: PathBuf,
+    },
+}
+
+/// Which containerd, and how.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArguments {
+    /// Configuration of the containerd [default: that of the one that runs]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of what an installation remembers
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/lighter")]
+    pub state: PathBuf,
+    /// Leave containerd running: it knows of the change after its next restart
+    #[arg(long)]
+    pub no_restart: bool,
+    /// Seconds for containerd to answer again
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    pub timeout: u64,
+    /// Do it to the host, from a privileged container in the host's PID namespace
+    #[arg(long)]
+    pub host: bool,
+}
+
+/// How to install.
+#[derive(Debug, Args)]
+pub struct InstallArguments {
+    #[command(flatten)]
+    pub node: NodeArguments,
+    /// Folder of the programs to install [default: that of this program]
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Where to: below its bin [default: /usr/local, with templates of k3s and RKE2 /opt/lighter]
+    #[arg(long, value_name = "DIR")]
+    pub prefix: Option<PathBuf>,
+}
+
+impl NodeArguments {
+    /// As words of a command line, but for `--host`.
+    fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["--state".into(), self.state.clone().into()];
+        if let Some(config) = &self.config {
+            words.extend(["--config".into(), config.clone().into()]);
+        }
+        if self.no_restart {
+            words.push("--no-restart".into());
+        }
+        words.extend(["--timeout".into(), self.timeout.to_string().into()]);
+        words
+    }
+
+    /// The command line that uninstalls, whatever runs.
+    pub fn uninstall(&self) -> Vec<OsString> {
+        let first = ["uninstall", "--force"].map(OsString::from);
+        first.into_iter().chain(self.words()).collect()
+    }
+}
+
+impl InstallArguments {
+    /// The command line that installs so.
+    pub fn command(&self) -> Vec<OsString> {
+        let mut words = vec!["install".into()];
+        words.extend(self.node.words());
+        for (flag, value) in [("--from", &self.from), ("--prefix", &self.prefix)] {
+            if let Some(value) = value {
+                words.extend([flag.into(), value.clone().into()]);
+            }
+        }
+        words
+    }
+}
+
+/// How to uninstall.
+#[derive(Debug, Args)]
+pub struct UninstallArguments {
+    #[command(flatten)]
+    pub node: NodeArguments,
+    /// Also while Wasm containers run; the programs stay for them
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What to tell of an installation.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    #[command(flatten)]
+    pub node: NodeArguments,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where an agent is.
+#[derive(Debug, Args)]
+pub struct AgentArguments {
+    /// The node
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: String,
+    /// Namespace of the DaemonSet
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// The agent's pod
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: String,
+    /// The DaemonSet, whose name its service account and roles have, too
+    #[arg(long, value_name = "NAME", default_value = "lighter-installer")]
+    pub daemon_set: String,
+    /// Folder of the service account's files
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
+    pub service_account: PathBuf,
+    /// How to install; always on the host.
+    #[command(flatten)]
+    pub install: InstallArguments,
 }
 
 /// What to do with compiled code.
@@ -145,6 +280,29 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_agents_options_are_those_of_its_installations() {
+        let line = "lighter agent --node-name n --namespace s --pod-name p --config /c --prefix /p \
+                    --from /f --state /s --timeout 7 --no-restart";
+        let Task::Agent(agent) = Arguments::parse_from(line.split_whitespace()).task else {
+            panic!("no agent");
+        };
+        let words = [vec!["lighter".into()], agent.install.command()].concat();
+        let Task::Install(install) = Arguments::parse_from(words).task else {
+            panic!("no installation");
+        };
+        assert_eq!(format!("{install:?}"), format!("{:?}", agent.install));
+        let words = [vec!["lighter".into()], agent.install.node.uninstall()].concat();
+        let Task::Uninstall(uninstall) = Arguments::parse_from(words).task else {
+            panic!("no uninstallation");
+        };
+        assert!(uninstall.force);
+        assert_eq!(
+            format!("{:?}", uninstall.node),
+            format!("{:?}", agent.install.node)
+        );
     }
 
     #[test]

@@ -8,12 +8,18 @@
 //!                   -> traces       spans of containers go to a collector
 //!                   -> debug        what was recorded of guests: list, show, remove
 //!                   -> doctor       what this node lacks
+//!                   -> install      the handler in this node's containerd: install, uninstall, status
+//!                   -> agent        the same as a container of a DaemonSet
+//!                   -> manual       completions and pages of the manual
 //! ```
 
+mod agent;
 mod arguments;
 mod cache;
 mod debug;
 mod doctor;
+mod install;
+mod manual;
 mod metrics;
 mod node;
 mod pack;
@@ -42,6 +48,12 @@ fn main() -> ExitCode {
         Task::Traces => traces::run(node.traces).map(|()| ExitCode::SUCCESS),
         Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Doctor => Ok(doctor::run(&node)),
+        Task::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Uninstall(arguments) => install::uninstall(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Status(arguments) => install::status(&arguments),
+        Task::Agent(arguments) => agent::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Completions { shell } => manual::completions(shell).map(|()| ExitCode::SUCCESS),
+        Task::Man { folder } => manual::pages(&folder).map(|()| ExitCode::SUCCESS),
     });
     done.unwrap_or_else(|error| {
         eprintln!("lighter: {error}");

@@ -28,9 +28,20 @@ const CRI_PLUGINS: &[&str] = &[
 /// The name of the image of pods' own containers.
 pub(crate) const PAUSE: &str = "docker.io/lighter/pause:latest";
 
+/// What is configured of the CRI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CriPlugin {
+    /// It is off.
+    Off,
+    /// It is on, with Lighter's handler.
+    On,
+    /// It is on, without one.
+    Bare,
+}
+
 /// What follows the configuration of a daemon whose CRI is on. Tests' pods are in the host's
 /// network, so that no network plugin is needed.
-fn cri(place: &Path, version: Version) -> String {
+fn cri(place: &Path, version: Version, cri_plugin: CriPlugin) -> String {
     let place = place.display();
     // Up to 1.7 one plugin has it all.
     let (plugin, sandbox) = if version == Version::V2 {
@@ -41,6 +52,17 @@ fn cri(place: &Path, version: Version) -> String {
         let sandbox = format!("sandbox_image = \"{PAUSE}\"");
         ("io.containerd.grpc.v1.cri", sandbox)
     };
+    let handler = match cri_plugin {
+        CriPlugin::Off | CriPlugin::Bare => String::new(),
+        CriPlugin::On => format!(
+            r#"[plugins."{plugin}".containerd]
+default_runtime_name = "wasmtime"
+[plugins."{plugin}".containerd.runtimes.wasmtime]
+runtime_type = "{WASMTIME}"
+pod_annotations = ["run.oci.handler", "module.wasm.image/*", "lighter.dev/*"]
+"#
+        ),
+    };
     format!(
         r#"
 [plugins."{plugin}"]
@@ -49,23 +71,23 @@ restrict_oom_score_adj = true
 {sandbox}
 [plugins."{plugin}".cni]
 conf_dir = "{place}/cni"
-[plugins."{plugin}".containerd]
-default_runtime_name = "wasmtime"
-[plugins."{plugin}".containerd.runtimes.wasmtime]
-runtime_type = "{WASMTIME}"
-pod_annotations = ["run.oci.handler", "module.wasm.image/*", "lighter.dev/*"]
-"#
+{handler}"#
     )
 }
 
 /// The text of `config.toml` for a daemon in the folder `place`, with a log of this level.
-pub(crate) fn configuration(place: &Path, version: Version, level: &str, with_cri: bool) -> String {
+pub(crate) fn configuration(
+    place: &Path,
+    version: Version,
+    level: &str,
+    plugin: CriPlugin,
+) -> String {
     let mut disabled = DISABLED_PLUGINS.to_vec();
-    let cri = if with_cri {
-        cri(place, version)
-    } else {
+    let cri = if plugin == CriPlugin::Off {
         disabled.extend(CRI_PLUGINS);
         String::new()
+    } else {
+        cri(place, version, plugin)
     };
     let place = place.display();
     let format = if version == Version::V2 { 3 } else { 2 };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::call::Call;
-use crate::configuration::configuration;
+use crate::configuration::{CriPlugin, configuration};
 use crate::daemon::Daemon;
 use crate::image::Image;
 use crate::leaks::Leaks;
@@ -68,28 +68,37 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start(version: Version) -> Self {
-        Self::start_in(Sandbox::new(), version, "debug", false, &[])
+        Self::start_in(Sandbox::new(), version, "debug", CriPlugin::Off, &[])
     }
 
     /// The same with variables in its environment, which is its shims', too.
     pub fn start_with_environment(version: Version, environment: &[(&str, &str)]) -> Self {
-        Self::start_in(Sandbox::new(), version, "debug", false, environment)
+        let plugin = CriPlugin::Off;
+        Self::start_in(Sandbox::new(), version, "debug", plugin, environment)
     }
 
     pub(crate) fn start_with_cri(version: Version, environment: &[(&str, &str)]) -> Self {
-        Self::start_in(Sandbox::new(), version, "debug", true, environment)
+        let plugin = CriPlugin::On;
+        Self::start_in(Sandbox::new(), version, "debug", plugin, environment)
+    }
+
+    /// One with the CRI and without Lighter's handler, that a supervisor starts again whenever it ends.
+    /// The shim is not in its PATH. It waits as long as its configuration has what the file `refuse`
+    /// of its folder has as a line.
+    pub(crate) fn start_supervised(version: Version) -> Self {
+        Self::start_in(Sandbox::new(), version, "debug", CriPlugin::Bare, &[])
     }
 
     /// The same with log level info, as nodes have it: shims are not told to log everything.
     pub fn start_for_measurements(version: Version) -> Self {
-        Self::start_in(Sandbox::new(), version, "info", false, &[])
+        Self::start_in(Sandbox::new(), version, "info", CriPlugin::Off, &[])
     }
 
     pub(crate) fn start_in(
         sandbox: Sandbox,
         version: Version,
         level: &str,
-        with_cri: bool,
+        plugin: CriPlugin,
         environment: &[(&str, &str)],
     ) -> Self {
         let environment: Vec<(String, String)> = environment
@@ -100,10 +109,17 @@ impl Containerd {
         let place = &sandbox.scope.folder;
         fs::write(
             place.join("config.toml"),
-            configuration(place, version, level, with_cri),
+            configuration(place, version, level, plugin),
         )
         .expect("write containerd's configuration");
-        let daemon = launch(&folder, place, &environment);
+        let daemon = match plugin {
+            // 1.6 finds what is installed here by its PATH only.
+            CriPlugin::Bare if version == Version::Debian => {
+                supervise(&[&folder, &place.join("usr/bin")], place)
+            }
+            CriPlugin::Bare => supervise(&[&folder], place),
+            CriPlugin::Off | CriPlugin::On => launch(&folder, place, &environment),
+        };
         let mut containerd = Self {
             daemon,
             sandbox,
@@ -308,6 +324,23 @@ fn launch(folder: &Path, place: &Path, environment: &[(String, String)]) -> Daem
         .arg(place.join("config.toml"))
         .env("PATH", path)
         .envs(environment.iter().map(|(name, value)| (name, value)));
+    Daemon::start("containerd", &mut command, &place.join("containerd.log"))
+}
+
+fn supervise(folders: &[&Path], place: &Path) -> Daemon {
+    const LOOP: &str = r#"
+        while :; do
+            if ! [ -e refuse ] || ! grep -q -F -f refuse config.toml; then
+                "$0" --config "$PWD/config.toml"
+            fi
+            sleep 0.1
+        done"#;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", LOOP])
+        .arg(folders[0].join("containerd"))
+        .current_dir(place)
+        .env("PATH", search_path(folders));
     Daemon::start("containerd", &mut command, &place.join("containerd.log"))
 }
 

@@ -40,9 +40,18 @@ impl Cri {
 
     /// The same with variables in containerd's environment, which is its shims', too.
     pub fn start_with_environment(version: Version, environment: &[(&str, &str)]) -> Self {
-        let cri = Self {
-            containerd: Containerd::start_with_cri(version, environment),
-        };
+        Self::on(Containerd::start_with_cri(version, environment))
+    }
+
+    /// Starts one that knows no handler of Lighter yet, and that is started again whenever it ends. Its
+    /// configuration is `config.toml` in its folder; as long as that has the text of a file `refuse`
+    /// beside it, it is not.
+    pub fn start_supervised(version: Version) -> Self {
+        Self::on(Containerd::start_supervised(version))
+    }
+
+    fn on(containerd: Containerd) -> Self {
+        let cri = Self { containerd };
         let pause = Image::busybox()
             .entrypoint(["/bin/sleep", "1000000"])
             .command([]);

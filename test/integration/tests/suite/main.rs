@@ -14,6 +14,7 @@ mod exec;
 mod http;
 mod idle;
 mod images;
+mod installation;
 mod languages;
 mod limits;
 mod linux;

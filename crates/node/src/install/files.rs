@@ -1,0 +1,145 @@
+//! Files that are there as they were, or as they should be, and never half.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+/// A file that is complete, and not yet at its place.
+pub struct Prepared {
+    file: NamedTempFile,
+    place: PathBuf,
+}
+
+impl Prepared {
+    /// Puts it at its place.
+    pub fn publish(self) -> Result<(), String> {
+        let place = self.place;
+        let folder = place.parent().unwrap_or(Path::new("/")).to_owned();
+        self.file
+            .persist(&place)
+            .map_err(|error| format!("cannot rename a file to {}: {error}", place.display()))?;
+        // A rename is on the disk when its folder is.
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+
+    /// Where it is until then.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
+/// Writes a file beside its place. It gets the mode and the owner of the one that is there, else `mode`.
+pub fn prepare(place: &Path, bytes: &[u8], mode: u32) -> Result<Prepared, String> {
+    write_beside(place, bytes, mode).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull => ": make room on that disk; nothing was changed",
+            io::ErrorKind::ReadOnlyFilesystem => {
+                ": the file system is read-only; choose another place"
+            }
+            _ => "",
+        };
+        format!("cannot write {}: {error}{hint}", place.display())
+    })
+}
+
+fn write_beside(place: &Path, bytes: &[u8], mode: u32) -> io::Result<Prepared> {
+    let folder = place.parent().unwrap_or(Path::new("/"));
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    let mut file = tempfile::Builder::new()
+        // Hidden, and without `.toml` at the end: nothing reads it.
+        .prefix(&format!(".{name}."))
+        .suffix(".new")
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    let mode = match fs::metadata(place) {
+        Ok(old) => {
+            fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+            old.mode() & 0o7777
+        }
+        Err(_) => mode,
+    };
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    Ok(Prepared {
+        file,
+        place: place.to_owned(),
+    })
+}
+
+/// Replaces a file, or makes it.
+pub fn replace(place: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
+    prepare(place, bytes, mode)?.publish()
+}
+
+/// A file's text; nothing when there is no file.
+pub fn read(path: &Path) -> Result<Option<String>, String> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+/// Removes a file that may be gone already.
+pub fn remove(path: &Path) -> Result<(), String> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a folder and those above it. Answers which were not there, the deepest first.
+pub fn make_folders(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let new: Vec<PathBuf> = folder
+        .ancestors()
+        .take_while(|folder| !folder.exists())
+        .map(Path::to_owned)
+        .collect();
+    fs::create_dir_all(folder)
+        .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    Ok(new)
+}
+
+/// The SHA-256 of bytes, in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode_and_nothing_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("config.toml");
+        replace(&place, b"a", 0o600).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o640)).unwrap();
+        replace(&place, b"b", 0o600).unwrap();
+        assert_eq!(fs::metadata(&place).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(read(&place).unwrap().unwrap(), "b");
+        drop(prepare(&place, b"c", 0o600).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        remove(&place).unwrap();
+        remove(&place).unwrap();
+        assert_eq!(read(&place).unwrap(), None);
+    }
+
+    #[test]
+    fn folders_that_were_made_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b");
+        let made = make_folders(&deep).unwrap();
+        assert_eq!(made, [deep.clone(), folder.path().join("a")]);
+        assert!(make_folders(&deep).unwrap().is_empty());
+    }
+}

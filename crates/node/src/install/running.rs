@@ -1,0 +1,69 @@
+//! Pods that run on the installed shim.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use lighter_core::{STATE_FILE, STATE_ROOT};
+use serde::Deserialize;
+
+use super::SHIM;
+use super::binaries;
+
+/// The part of a container's state that names it.
+#[derive(Deserialize)]
+struct State {
+    #[serde(default)]
+    annotations: HashMap<String, String>,
+}
+
+/// What runs on the shim below this prefix: a name for each shim, `namespace/pod` where there is one.
+pub fn pods(prefix: &Path) -> Vec<String> {
+    let shim = binaries::folder(prefix).join(SHIM);
+    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut names: Vec<String> = folders
+        .filter_map(|folder| {
+            let folder = folder.path();
+            let program = fs::read_link(folder.join("exe")).ok()?;
+            let program = program.to_str()?;
+            // After an upgrade its file has no name any more.
+            let program = program.strip_suffix(" (deleted)").unwrap_or(program);
+            if Path::new(program) != shim {
+                return None;
+            }
+            let line = fs::read_to_string(folder.join("cmdline")).ok()?;
+            let words: Vec<&str> = line.split('\0').collect();
+            // Containers' processes have titles of their own.
+            let after = |flag: &str| {
+                let place = words
+                    .iter()
+                    .position(|word| word.trim_start_matches('-') == flag)?;
+                words.get(place + 1).copied()
+            };
+            words.contains(&"start").then_some(())?;
+            Some(name(after("namespace")?, after("id")?))
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn name(namespace: &str, id: &str) -> String {
+    let file = Path::new(STATE_ROOT)
+        .join(namespace)
+        .join(id)
+        .join(STATE_FILE);
+    let state = fs::read(file).ok();
+    let state: Option<State> = state.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let annotation = |key: &str| {
+        let state = state.as_ref()?;
+        state
+            .annotations
+            .get(&format!("io.kubernetes.cri.{key}"))
+            .cloned()
+    };
+    match (annotation("sandbox-namespace"), annotation("sandbox-name")) {
+        (Some(namespace), Some(pod)) => format!("{namespace}/{pod}"),
+        _ => format!("{namespace}/{id}"),
+    }
+}
