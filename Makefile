@@ -21,10 +21,10 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-service test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard lint fmt deny clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 packages: ## Install from apt what building and testing need
 	@test/setup/packages.sh
@@ -90,9 +90,14 @@ HANDLER ?= wasmtime
 test-cri: test-build ## Run critest on containerd's CRI (SUITE=containerd: its own suite; HANDLER=runc)
 	@test/cri/run.sh $(SUITE) $(HANDLER)
 
-# Compiles Kubernetes first, once.
-test-service: test-build ## Test Wasm pods behind a Service, on a real kubelet and kube-proxy
-	@test/kubernetes/run.sh service
+# Both compile Kubernetes first, once.
+test-k8s: test-build ## Test Wasm pods on a real cluster of one node (K8S_TESTS=... picks)
+	cargo test --release --locked --workspace --no-run --test kubernetes
+	@test/kubernetes/run.sh suite --test-threads=3 $(K8S_TESTS)
+
+bench-k8s: test-build ## Compare the time from apply to Ready with runc, on the same cluster
+	cargo build --release --locked --workspace --bin kubernetes-figures
+	@test/kubernetes/run.sh figures
 
 # Its runtime for models compiles for minutes, so that the feature has a target of its own.
 test-nn: test-build ## Test the engine with wasi-nn
@@ -129,6 +134,7 @@ dashboard: test-build ## Draw the dashboard of a real run, with a real Prometheu
 lint: packages ## Check formatting, clippy and the rules for dependencies
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy --release --locked --workspace --test kubernetes -- -D warnings
 	$(MAKE) deny
 
 deny: ## Check licences, sources and who may use which crate
