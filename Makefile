@@ -93,7 +93,8 @@ test-cri: test-build ## Run critest on containerd's CRI (SUITE=containerd: its o
 # Both compile Kubernetes first, once.
 test-k8s: test-build ## Test Wasm pods on a real cluster of one node (K8S_TESTS=... picks)
 	cargo test --release --locked --workspace --no-run --test kubernetes
-	@test/kubernetes/run.sh suite --test-threads=3 $(K8S_TESTS)
+	@test/kubernetes/run.sh suite --test-threads=3 --skip installation:: $(K8S_TESTS)
+	@test/kubernetes/run.sh -b suite installation::
 
 bench-k8s: test-build ## Compare the time from apply to Ready with runc, on the same cluster
 	cargo build --release --locked --workspace --bin kubernetes-figures

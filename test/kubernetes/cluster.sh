@@ -158,7 +158,7 @@ openssl req -newkey rsa:2048 -nodes -subj /CN=front -keyout /etc/kubernetes/fron
         -CAkey /etc/kubernetes/front-authority.key -CAcreateserial -out /etc/kubernetes/front.crt 2>/dev/null
 
 daemon etcd --data-dir /var/lib/etcd
-daemon kube-apiserver --etcd-servers http://127.0.0.1:2379 --cert-dir /etc/kubernetes \
+daemon kube-apiserver --allow-privileged --etcd-servers http://127.0.0.1:2379 --cert-dir /etc/kubernetes \
     --advertise-address $address --service-cluster-ip-range $services,$services6 \
     --token-auth-file /etc/kubernetes/tokens --authorization-mode RBAC \
     --service-account-issuer https://kubernetes.default.svc \

@@ -9,6 +9,7 @@
 
 mod access;
 mod endings;
+mod installation;
 mod jobs;
 mod network;
 mod probes;
