@@ -57,7 +57,11 @@ pub enum Task {
     /// Look at what was recorded of containers with lighter.dev/debug
     Debug(DebugArguments),
     /// Check whether this node can run Wasm containers; exit status 1 if not
-    Doctor,
+    Doctor {
+        /// Configuration of the containerd [default: that of the one that runs]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Install the programs and the handler in this node's containerd
     Install(InstallArguments),
     /// Take back what install has done

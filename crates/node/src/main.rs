@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Task::Metrics { listen } => metrics::run(listen).map(|()| ExitCode::SUCCESS),
         Task::Traces => traces::run(node.traces).map(|()| ExitCode::SUCCESS),
         Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
-        Task::Doctor => Ok(doctor::run(&node)),
+        Task::Doctor { config } => Ok(doctor::run(&node, config.as_deref())),
         Task::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Uninstall(arguments) => install::uninstall(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Status(arguments) => install::status(&arguments),

@@ -151,11 +151,14 @@ impl Containerd {
 
     /// Whether it would find a program in this folder by its name.
     pub fn searches(&self, folder: &Path) -> bool {
-        let path = self
-            .process
-            .as_ref()
-            .map(|process| process.path.as_os_str());
-        std::env::split_paths(path.unwrap_or(OsStr::new(SYSTEM_PATH))).any(|each| each == folder)
+        self.search_path().any(|each| each == folder)
+    }
+
+    /// The folders in which it looks for shims.
+    pub fn search_path(&self) -> impl Iterator<Item = PathBuf> {
+        let process = self.process.as_ref();
+        let path = process.map_or(OsStr::new(SYSTEM_PATH), |process| &process.path);
+        std::env::split_paths(path)
     }
 
     /// The process that runs with this configuration now.

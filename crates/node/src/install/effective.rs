@@ -59,7 +59,6 @@ impl Effective {
     }
 
     /// The snapshotter of images.
-    #[allow(dead_code, reason = "the doctor asks for it")]
     pub fn snapshotter(&self) -> Option<&str> {
         ["io.containerd.cri.v1.images", "io.containerd.grpc.v1.cri"]
             .iter()

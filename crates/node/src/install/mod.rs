@@ -18,6 +18,7 @@ mod cri;
 mod effective;
 mod files;
 mod host;
+mod inspection;
 mod layout;
 mod record;
 mod restart;
@@ -39,6 +40,7 @@ use self::layout::{Place, Version, place};
 use self::record::Record;
 use self::section::{Section, Syntax};
 
+pub use self::inspection::{Inspection, inspect};
 pub use self::status::run as status;
 pub use self::uninstall::run as uninstall;
 

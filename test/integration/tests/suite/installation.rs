@@ -60,6 +60,22 @@ impl Node {
         )
     }
 
+    /// What `lighter doctor` finds wrong with containerd.
+    fn faults(&self) -> Vec<String> {
+        let config = self.path("config.toml").display().to_string();
+        let said = Call::new(node_tool(), ["doctor", "--config", &config]).output();
+        let about = [
+            "containerd:",
+            "handler:",
+            "shim:",
+            "cgroup driver:",
+            "snapshotter:",
+        ];
+        let lines = said.stdout.lines().filter(|line| line.starts_with("FAIL"));
+        let lines = lines.filter(|line| about.iter().any(|name| line.contains(name)));
+        lines.map(str::to_owned).collect()
+    }
+
     /// The files that installing may touch, with what is in them.
     fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = Vec::new();
@@ -111,6 +127,12 @@ fn a_node_is_installed_runs_wasm_and_is_as_it_was() {
             "{status}"
         );
 
+        let faults = node.faults().join("\n");
+        assert!(
+            faults.contains("no handler wasmtime") && faults.contains("lighter install"),
+            "{faults}"
+        );
+
         let said = node.install(&[]).ok();
         assert!(
             said.contains("which knows the handler now"),
@@ -123,6 +145,8 @@ fn a_node_is_installed_runs_wasm_and_is_as_it_was() {
             (&status["configured"], &status["known"]),
             (&json!(true), &json!(true))
         );
+
+        assert!(node.faults().is_empty(), "{version:?}: {:?}", node.faults());
 
         let image = Image::wasm("hello");
         node.cri.import(&image);
