@@ -21,7 +21,7 @@ const SYSTEMD_UNITS: &str = "/run/systemd/transient";
 /// of containerd's environment, which might name another.
 const SYSTEM_BUS: &str = "/var/run/dbus/system_bus_socket";
 /// How long systemd may take to remove an empty cgroup.
-const SYSTEMD_LIMIT: Duration = Duration::from_secs(2);
+const SYSTEMD_LIMIT: Duration = Duration::from_secs(5);
 /// Counts kills for want of memory on cgroup v1.
 pub(crate) const MEMORY_EVENTS_V1: &str = "memory.oom_control";
 /// Counts kills for want of memory on cgroup v2.
@@ -168,10 +168,8 @@ pub(crate) fn folder(
 /// its own cgroup ("no internal processes"): this process follows init there, as with runc.
 pub(crate) fn join(location: &ContainerLocation, init: i32) -> Result<(), Failure> {
     let failed = |folder: &Path, error: std::io::Error| {
-        Failure::internal(format!(
-            "cannot join the cgroup {}: {error}",
-            folder.display()
-        ))
+        let message = format!("cannot join the cgroup {}: {error}", folder.display());
+        location.or_ended(Failure::internal(message), ErrorClass::FailedPrecondition)
     };
     // 0 stands for the process that writes.
     let enter = |folder: &Path| std::fs::write(folder.join("cgroup.procs"), "0");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use libcgroups::common::{AnyCgroupManager, CgroupConfig, CgroupManager, FreezerState};
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus};
+use libcontainer::error::LibcontainerError;
 use lighter_core::{ContainerId, ErrorClass, Failure, STATE_ROOT};
 use nix::errno::Errno;
 use oci_spec::runtime::Spec;
@@ -99,6 +100,18 @@ impl ContainerLocation {
         .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))
     }
 
+    /// A failure with the container's cgroup. If that has gone, its reason is that the container has
+    /// ended: systemd removes a scope with its last process, at times before the shim knows of it.
+    pub(crate) fn or_ended(&self, failure: Failure, class: ErrorClass) -> Failure {
+        if cgroup_files::exists(self) {
+            return failure;
+        }
+        Failure::new(
+            class,
+            format!("container {} has stopped: its cgroup is gone", self.id),
+        )
+    }
+
     pub(crate) fn require_cgroup(&self) -> Result<AnyCgroupManager, Failure> {
         self.cgroup()?.ok_or_else(|| {
             Failure::new(
@@ -121,16 +134,10 @@ pub fn start(location: &ContainerLocation) -> Result<(), Failure> {
 ///
 /// `paused` says whether the container is frozen now: it stays so, unless it is killed.
 pub fn signal_all(location: &ContainerLocation, signal: i32, paused: bool) -> Result<(), Failure> {
-    // systemd removes a cgroup as soon as its last process has ended.
-    let has_gone = || !cgroup_files::exists(location);
     let failed = |error: &dyn std::error::Error| {
         let failure = Failure::from_error(ErrorClass::Internal, error);
-        let class = match has_gone() {
-            true => ErrorClass::NotFound,
-            false => ErrorClass::Internal,
-        };
         let message = format!("cannot signal container {}: {failure}", location.id);
-        Failure::new(class, message)
+        location.or_ended(Failure::internal(message), ErrorClass::NotFound)
     };
     let cgroup = location.require_cgroup()?;
     // So that none is forked between the list and the signal.
@@ -155,7 +162,7 @@ pub fn signal_all(location: &ContainerLocation, signal: i32, paused: bool) -> Re
     // On cgroup v1 a frozen process does not even die.
     if (!paused || signal == libc::SIGKILL)
         && let Err(error) = cgroup.freeze(FreezerState::Thawed)
-        && !has_gone()
+        && cgroup_files::exists(location)
     {
         return Err(failed(&error));
     }
@@ -175,19 +182,21 @@ pub fn resume(location: &ContainerLocation) -> Result<(), Failure> {
 fn freeze(location: &ContainerLocation, state: FreezerState, what: &str) -> Result<(), Failure> {
     location.require_cgroup()?.freeze(state).map_err(|error| {
         let failure = Failure::from_error(ErrorClass::Internal, &error);
-        Failure::internal(format!(
-            "cannot {what} container {}: {failure}",
-            location.id
-        ))
+        let message = format!("cannot {what} container {}: {failure}", location.id);
+        location.or_ended(Failure::internal(message), ErrorClass::FailedPrecondition)
     })
 }
 
 /// Process ids of all processes in the container's cgroup. Runs in a fork of the shim.
+///
+/// A cgroup that has gone has none, as for runc.
 pub fn pids(location: &ContainerLocation) -> Result<Vec<i32>, Failure> {
-    let pids = location
-        .require_cgroup()?
-        .get_all_pids()
-        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
+    let pids = match location.require_cgroup()?.get_all_pids() {
+        Err(error) if cgroup_files::exists(location) => {
+            return Err(Failure::from_error(ErrorClass::Internal, &error));
+        }
+        pids => pids.unwrap_or_default(),
+    };
     Ok(pids.into_iter().map(|pid| pid.as_raw()).collect())
 }
 
@@ -205,11 +214,7 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
             kill_cgroup(location);
         }
         cgroup_files::remove_below(location);
-        if container.systemd() && cgroup_files::require_bus().is_err() {
-            // It removes an empty scope by itself.
-            container.set_systemd(false);
-        }
-        if let Err(error) = container.delete(true) {
+        if let Err(error) = delete(location, &mut container) {
             failures.push(Failure::from_error(ErrorClass::Internal, &error).message);
         }
     }
@@ -249,6 +254,27 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
             location.id,
             failures.join("; ")
         )))
+    }
+}
+
+/// libcontainer's part of a removal. systemd is asked to remove the scope only if it does not do so
+/// by itself, as it does with an empty one: it has an error for a scope that is gone.
+fn delete(
+    location: &ContainerLocation,
+    container: &mut Container,
+) -> Result<(), LibcontainerError> {
+    if container.systemd() {
+        kill_cgroup(location);
+        cgroup_files::await_systemd(location);
+        let stays = cgroup_files::exists(location) && cgroup_files::require_bus().is_ok();
+        container.set_systemd(stays);
+    }
+    match container.delete(true) {
+        Err(_) if container.systemd() && !cgroup_files::exists(location) => {
+            container.set_systemd(false);
+            container.delete(true)
+        }
+        deleted => deleted,
     }
 }
 

@@ -28,7 +28,13 @@ pub fn statistics(location: &ContainerLocation) -> Result<Statistics, Failure> {
     };
     let folder = folder(location, ControllerType::Memory).map_err(failed)?;
     if is_unified().map_err(failed)? {
-        return Ok(Statistics::V2(version_2(&folder)));
+        let statistics = version_2(&folder);
+        // What is read of a cgroup that goes meanwhile is zero.
+        if !folder.is_dir() {
+            let failure = Failure::internal("its cgroup is gone");
+            return Err(location.or_ended(failed(failure), ErrorClass::NotFound));
+        }
+        return Ok(Statistics::V2(statistics));
     }
     let stats = location
         .require_cgroup()?

@@ -114,7 +114,7 @@ pub fn update(location: &ContainerLocation, resources: &[u8]) -> Result<(), Fail
         .and_then(|()| rules.map_or(Ok(()), |rules| devices::change(location, &rules)))
         .map_err(|failure| {
             old.write_back();
-            refused(&failure)
+            location.or_ended(refused(&failure), ErrorClass::FailedPrecondition)
         })?;
     memory_limit::follow(location, &resources)
 }

@@ -328,6 +328,14 @@ impl Shim {
         done.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Asks for a task's counters.
+    pub fn statistics(&self, id: &str) -> Result<(), String> {
+        let mut request = api::StatsRequest::new();
+        request.id = id.to_owned();
+        let counted = self.client.stats(context(), &request);
+        counted.map(drop).map_err(|error| error.to_string())
+    }
+
     /// The processes of a task.
     pub fn pids(&self, id: &str) -> Vec<i32> {
         let mut request = api::PidsRequest::new();
@@ -475,10 +483,10 @@ fn context() -> containerd_shim_protos::ttrpc::context::Context {
     containerd_shim_protos::ttrpc::context::with_duration(LIMIT)
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` holds, also on the emulated machine beside other work.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(10));

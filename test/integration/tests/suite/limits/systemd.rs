@@ -1,11 +1,13 @@
 //! What is peculiar to systemd's driver: where it cannot be, and names that are taken.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use lighter_testkit::Driver;
+use lighter_testkit::{Driver, Hierarchy};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::shim::Shim;
+use crate::shim::{Shim, Stdio, eventually};
 
 fn spec(shim: &Shim, id: &str, slice: &str, prefix: &str) -> Value {
     let mut spec = shim.spec(id, &["/sleep.wasm", "100"]);
@@ -69,4 +71,53 @@ fn a_scope_of_another_container_is_not_joined() {
     }
     assert_eq!(shim.pids("a").len(), 1, "the other one still runs");
     shim.remove("a");
+}
+
+/// Takes its cgroup from a container, as systemd does as soon as it is empty: before the shim knows
+/// of the end, at times.
+fn lose_cgroup(shim: &Shim, id: &str, pid: i32) {
+    let folder = Driver::of_tests().folder(&shim.namespace, id);
+    for hierarchy in Hierarchy::all() {
+        let own = hierarchy.mount.join(&folder);
+        if own.is_dir() {
+            fs::write(hierarchy.mount.join("cgroup.procs"), pid.to_string()).unwrap();
+            if Driver::of_tests() == Driver::Cgroupfs {
+                eventually("it is empty", || fs::remove_dir(&own).is_ok());
+            }
+            eventually("systemd removes it", || !own.exists());
+        }
+    }
+}
+
+/// A call that comes between the end of a container and the shim's notice of it is answered as
+/// one that comes after it.
+#[test]
+fn a_container_whose_cgroup_is_gone_has_stopped() {
+    let shim = Shim::start();
+    let pid = shim
+        .create("a", &shim.spec("a", &["/sleep.wasm", "100"]))
+        .unwrap();
+    shim.start_task("a").unwrap();
+    lose_cgroup(&shim, "a", pid);
+    assert_eq!(shim.pids("a"), Vec::<i32>::new());
+    // On cgroup v1 libcgroups counts zero, and makes folders where there are none.
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        let stopped = |result: Result<(), String>, class: &str| {
+            let error = result.unwrap_err();
+            assert!(
+                error.contains(class) && error.contains("has stopped"),
+                "{error}"
+            );
+        };
+        let limit = json!({ "memory": { "limit": 64 << 20 } });
+        stopped(shim.update("a", &limit), "FAILED_PRECONDITION");
+        stopped(shim.pause("a"), "FAILED_PRECONDITION");
+        let process = shim.process(&["/hello.wasm"]);
+        shim.exec("a", "e", &process, Stdio::default()).unwrap();
+        stopped(shim.start_exec("a", "e").map(drop), "FAILED_PRECONDITION");
+        stopped(shim.statistics("a"), "NOT_FOUND");
+        stopped(shim.kill_all("a", Signal::SIGKILL), "NOT_FOUND");
+    }
+    shim.remove("a");
+    assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
 }
