@@ -86,6 +86,8 @@ pub enum Descriptor {
     /// The file that counts the kills for want of memory: `memory.events` or, on cgroup v1,
     /// `memory.oom_control`.
     MemoryEvents,
+    /// `memory.events` of the slice that systemd made the container's scope in.
+    SliceMemoryEvents,
     /// Where the guest's spans come from, a packet at a time.
     Spans,
 }

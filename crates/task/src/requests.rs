@@ -310,6 +310,10 @@ impl Service {
         let accepted = self.accept(id, process, Request::Kill)?;
         let what = describe(id, process);
         let signal = i32::try_from(request.signal).unwrap_or_default();
+        if signal == libc::SIGKILL {
+            // What was killed before, here or in the same slice, is not taken for the reason.
+            self.tasks().check_memory(id);
+        }
         if request.all && process == INIT {
             return self
                 .kill_all(&accepted.target, signal, accepted.paused)

@@ -19,6 +19,9 @@ use crate::spans::SpanSender;
 use crate::stdio::{HeldStdin, hold_readers, hold_writer};
 use crate::terminal::Terminal;
 
+/// The status of what SIGKILL has ended, or of a shell whose command it has.
+const KILLED: u8 = 137;
+
 /// The shim's own end of a process's stdin, which keeps it from ending before the client has
 /// opened it.
 pub(crate) enum Stdin {
@@ -206,10 +209,13 @@ impl Tasks {
         let mut handed = name(&created.stdio, handed);
         let watch = handed.remove(&Descriptor::MemoryWatch);
         let events = handed.remove(&Descriptor::MemoryEvents);
+        let slice = handed.remove(&Descriptor::SliceMemoryEvents);
         let memory = watch.zip(events);
         if let Ok(task) = self.get(id) {
             task.owns_pid_namespace = created.owns_pid_namespace;
-            task.memory = memory.map(|(watch, events)| MemoryWatch::new(watch, events.into()));
+            task.memory = memory.map(|(watch, events)| {
+                MemoryWatch::new(watch, events.into(), slice.map(File::from))
+            });
         }
         self.made(id, INIT, &created.stdio, handed, |task| {
             task.lifecycle.created()
@@ -323,7 +329,11 @@ impl Tasks {
             return None;
         };
         // So that the reason comes before the exit.
-        self.check_memory(&id);
+        if process == INIT && exit.status == KILLED {
+            self.tell_memory(&id, MemoryWatch::had_run_out);
+        } else {
+            self.check_memory(&id);
+        }
         self.update(&id, |task| task.lifecycle.exited(&process, exit));
         let task = self.tasks.get(&id)?;
         (process == INIT && !task.owns_pid_namespace).then_some(id)
@@ -340,9 +350,19 @@ impl Tasks {
 
     /// Publishes that a container has run out of memory, if it has.
     pub(crate) fn check_memory(&mut self, id: &str) {
+        self.tell_memory(id, MemoryWatch::has_run_out);
+    }
+
+    fn tell_memory(&mut self, id: &str, has_run_out: fn(&mut MemoryWatch) -> bool) {
         let memory = self.tasks.get_mut(id).and_then(|task| task.memory.as_mut());
-        if memory.is_some_and(MemoryWatch::has_run_out) {
-            self.publisher.publish(out_of_memory(id));
+        if !memory.is_some_and(has_run_out) {
+            return;
+        }
+        self.publisher.publish(out_of_memory(id));
+        // So that it is not taken for a kill of another container of the pod, when that ends.
+        let others = self.tasks.values_mut();
+        for memory in others.filter_map(|task| task.memory.as_mut()) {
+            memory.count();
         }
     }
 

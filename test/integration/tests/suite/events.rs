@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::{Empty, ForwardRequest};
-use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskExit};
+use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::{self, Server, TtrpcContext};
 use containerd_shim_protos::{Events, create_events};
@@ -127,7 +127,7 @@ fn a_running_task_survives_a_restart_of_containerd() {
 }
 
 /// What was taken: by which life of containerd, the topic, and the process that it is about.
-type Taken = Arc<Mutex<Vec<(u32, String, String)>>>;
+pub(crate) type Taken = Arc<Mutex<Vec<(u32, String, String)>>>;
 
 /// A containerd that takes events and notes which of its lives took them. A real one cannot be
 /// asked afterwards what it had got when it was killed.
@@ -144,6 +144,7 @@ impl Events for Recorder {
             "/tasks/exec-added" => TaskExecAdded::parse_from_bytes(bytes).unwrap().exec_id,
             "/tasks/exec-started" => TaskExecStarted::parse_from_bytes(bytes).unwrap().exec_id,
             "/tasks/exit" => TaskExit::parse_from_bytes(bytes).unwrap().id,
+            "/tasks/oom" => TaskOOM::parse_from_bytes(bytes).unwrap().container_id,
             _ => String::new(),
         };
         let mut taken = self.taken.lock().unwrap();
@@ -152,7 +153,7 @@ impl Events for Recorder {
     }
 }
 
-fn listen(path: &Path, life: u32, taken: &Taken) -> Server {
+pub(crate) fn listen(path: &Path, life: u32, taken: &Taken) -> Server {
     let _ = std::fs::remove_file(path);
     let recorder = Recorder {
         life,

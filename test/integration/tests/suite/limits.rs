@@ -2,6 +2,7 @@
 
 mod bad_values;
 mod io;
+mod kills;
 mod memory;
 mod systemd;
 mod usage;

@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lighter_testkit::{Cri, Image, Process, Version, guest};
-use serde_json::json;
+use lighter_testkit::{Cri, Image, Pod, Process, Version, guest};
+use serde_json::{Value, json};
 
 use super::assert_killed_for_memory;
 use crate::containerd_with;
-use crate::shim::Shim;
+use crate::shim::{Shim, eventually};
 
 const LIMIT: u64 = 32 << 20;
 
@@ -31,19 +31,24 @@ fn a_guest_that_fills_a_file_system_in_memory_is_killed() {
 #[test]
 fn a_container_that_was_killed_for_memory_can_be_started_again() {
     let shim = Shim::start();
-    fs::copy(guest("fill"), shim.rootfs().join("fill.wasm")).unwrap();
-    fs::create_dir(shim.rootfs().join("data")).unwrap();
     for (mebibytes, status) in [("64", 137), ("64", 137), ("4", 0)] {
-        let mut spec = shim.spec("a", &["/fill.wasm", "/data/file", mebibytes]);
-        let mount = json!({ "destination": "/data", "type": "tmpfs", "source": "tmpfs" });
-        spec["mounts"].as_array_mut().unwrap().push(mount);
-        spec["linux"]["resources"] = json!({ "memory": { "limit": LIMIT } });
-        shim.create("a", &spec).unwrap();
+        shim.create("a", &filling(&shim, "a", mebibytes)).unwrap();
         shim.start_task("a").unwrap();
         assert_eq!(shim.wait("a"), status);
         shim.delete("a").unwrap();
     }
     assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// The spec of a guest that fills so much of a file system in memory; more than [`LIMIT`] is its end.
+pub(super) fn filling(shim: &Shim, id: &str, mebibytes: &str) -> Value {
+    fs::copy(guest("fill"), shim.rootfs().join("fill.wasm")).unwrap();
+    fs::create_dir_all(shim.rootfs().join("data")).unwrap();
+    let mut spec = shim.spec(id, &["/fill.wasm", "/data/file", mebibytes]);
+    let mount = json!({ "destination": "/data", "type": "tmpfs", "source": "tmpfs" });
+    spec["mounts"].as_array_mut().unwrap().push(mount);
+    spec["linux"]["resources"] = json!({ "memory": { "limit": LIMIT } });
+    spec
 }
 
 /// A volume in the node's memory, as an `emptyDir` of a pod with `medium: Memory`.
@@ -63,6 +68,16 @@ impl Drop for Volume {
     }
 }
 
+/// Demands that a container of a pod is killed for memory. containerd learns of the end and of its
+/// reason in different ways, and says `Error` until it has heard the second.
+fn assert_killed(pod: &Pod<'_>, id: &str) {
+    eventually("OOMKilled", || {
+        let ended = pod.wait(id).unwrap();
+        assert_eq!(ended.code, 137, "{ended:?}");
+        ended.reason == "OOMKilled"
+    });
+}
+
 #[test]
 fn a_pod_says_that_its_guest_was_killed_for_memory() {
     let image = Image::wasm("fill");
@@ -78,13 +93,8 @@ fn a_pod_says_that_its_guest_was_killed_for_memory() {
         })
     };
     let pod = cri.pod(&json!({}));
-    let ended = pod.start(&container("64")).and_then(|id| pod.wait(&id));
-    let ended = ended.unwrap();
-    assert_eq!(
-        (ended.code, ended.reason.as_str()),
-        (137, "OOMKilled"),
-        "{ended:?}"
-    );
+    let id = pod.start(&container("64")).unwrap();
+    assert_killed(&pod, &id);
     let ended = pod.start(&container("4")).and_then(|id| pod.wait(&id));
     let ended = ended.unwrap();
     assert_eq!(
@@ -145,12 +155,7 @@ fn a_pods_limit_holds_for_its_guest_and_spares_the_pause_container() {
     let id = pod
         .start(&container(&["/fill.wasm", "/data/file", "64"]))
         .unwrap();
-    let ended = pod.wait(&id).unwrap();
-    assert_eq!(
-        (ended.code, ended.reason.as_str()),
-        (137, "OOMKilled"),
-        "{ended:?}"
-    );
+    assert_killed(&pod, &id);
     assert!(
         Process::read(pause).is_some_and(|process| process.state != 'Z'),
         "the pause container still runs"
