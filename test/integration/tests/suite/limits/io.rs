@@ -46,12 +46,23 @@ fn a_guest_writes_no_faster_than_its_limit_which_an_update_changes() {
     shim.create("a", &spec).unwrap();
     shim.start_task("a").unwrap();
     eventually("it writes", || written() > 0);
-    let rate = |time: Duration| {
+    let rate = || {
         let (before, start) = (written(), Instant::now());
-        std::thread::sleep(time);
+        std::thread::sleep(Duration::from_secs(6));
         (written() - before) as f64 / MIB as f64 / start.elapsed().as_secs_f64()
     };
-    let slow = rate(Duration::from_secs(6));
+    // Never more than its limit; less while the machine that emulates this one is busy.
+    let rate_between = |least: f64, most: f64| {
+        for _ in 0..10 {
+            let rate = rate();
+            assert!(rate < most, "{rate}");
+            if rate > least {
+                return rate;
+            }
+        }
+        panic!("it never writes {least} MiB a second");
+    };
+    let slow = rate_between(1.4, 2.6);
     let (major, minor) = disk(&shim.rootfs());
     let kernels = || {
         limit(
@@ -70,15 +81,13 @@ fn a_guest_writes_no_faster_than_its_limit_which_an_update_changes() {
         .unwrap();
     let set = kernels();
     assert!(names(6 * MIB, &set), "{set}");
-    let fast = rate(Duration::from_secs(6));
+    let fast = rate_between(4.2, 7.5);
     // What the kernel refuses a part of changes nothing.
     let mut refused = written_per_second(&shim, 9 * MIB);
     refused["pids"] = json!({ "limit": 1u64 << 40 });
     assert!(shim.update("a", &refused).is_err());
     assert_eq!(kernels(), set);
     println!("MiB written a second, with limits of 2 and 6: {slow:.2} {fast:.2}");
-    assert!((1.4..2.6).contains(&slow), "{slow}");
-    assert!((4.2..7.5).contains(&fast), "{fast}");
     shim.remove("a");
 }
 
