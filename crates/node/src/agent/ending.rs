@@ -82,7 +82,7 @@ mod tests {
         };
         let list = |pods: &[Value]| json!({ "items": pods });
         let me = pod("me", "ds", Some("true"));
-        assert!(is_last(&list(&[me.clone()]), "ds", "me"));
+        assert!(is_last(&list(std::slice::from_ref(&me)), "ds", "me"));
         let done = pod("b", "ds", Some("true"));
         let other = pod("c", "other", None);
         assert!(is_last(&list(&[me.clone(), done, other]), "ds", "me"));

@@ -163,7 +163,7 @@ impl Agent<'_> {
     fn event(&self, kind: &str, reason: &str, message: &str) -> Result<(), String> {
         let node = &self.arguments.node_name;
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
-        let message: String = message.chars().take(1000).collect();
+        let message: String = message.replace('\n', "; ").chars().take(1000).collect();
         let event = json!({
             "metadata": { "generateName": "lighter-" },
             // Events of a node are looked up by its name in the place of its UID.

@@ -222,7 +222,7 @@ fn process(pid: i32, folder: &Path) -> Option<Process> {
     Some(Process {
         pid,
         path: OsStr::from_bytes(path.unwrap_or_default()).to_owned(),
-        config: directory.join(config),
+        config: in_current(&directory.join(config), Path::new("/var/snap")),
         program: program(&folder.join("exe"))?,
     })
 }
@@ -232,6 +232,21 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = &OsStr> {
         .split(|byte| *byte == 0)
         .filter(|word| !word.is_empty());
     words.map(OsStr::from_bytes)
+}
+
+/// A snap's file by the link that leads to its next revision, too.
+fn in_current(path: &Path, snaps: &Path) -> PathBuf {
+    let parts = path.strip_prefix(snaps).map(|rest| {
+        let mut parts = rest.iter();
+        (parts.next(), parts.next(), parts.as_path().to_owned())
+    });
+    if let Ok((Some(name), Some(_), rest)) = parts {
+        let linked = snaps.join(name).join("current").join(rest);
+        if canonical(&linked) == canonical(path) {
+            return linked;
+        }
+    }
+    path.to_owned()
 }
 
 /// The file that starts next: that of the process, or what has replaced it.
@@ -271,6 +286,21 @@ fn configuration(arguments: &[&OsStr]) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snaps_file_is_found_again_after_its_next_revision() {
+        let snaps = tempfile::tempdir().unwrap();
+        let snaps = snaps.path();
+        let file = snaps.join("microk8s/7394/args/containerd.toml");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "").unwrap();
+        assert_eq!(in_current(&file, snaps), file);
+        std::os::unix::fs::symlink("7394", snaps.join("microk8s/current")).unwrap();
+        let linked = snaps.join("microk8s/current/args/containerd.toml");
+        assert_eq!(in_current(&file, snaps), linked);
+        let other = Path::new("/etc/containerd/config.toml");
+        assert_eq!(in_current(other, snaps), other);
+    }
 
     #[test]
     fn the_configuration_is_named_in_several_ways() {
