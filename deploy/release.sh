@@ -33,7 +33,13 @@ archive containerd-shim-wasmtime-x86_64-linux-musl.tar.gz "$work/shim" $shim lig
 
 # All of it, for `tar -C /usr/local -xzf`.
 install -D -t "$work/all/bin" "$bin/$shim" "$bin/lighter-compiler" "$bin/lighter"
-install -D -m 0644 -t "$work/all/share/doc/lighter" "$root/LICENSE"
+share=$work/all/share
+install -D -m 0644 -t "$share/doc/lighter" "$root/LICENSE"
+"$bin/lighter" man "$share/man/man1"
+mkdir -p "$share"/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
+"$bin/lighter" completions bash >"$share/bash-completion/completions/lighter"
+"$bin/lighter" completions zsh >"$share/zsh/site-functions/_lighter"
+"$bin/lighter" completions fish >"$share/fish/vendor_completions.d/lighter.fish"
 archive lighter-x86_64-linux.tar.gz "$work/all" bin share
 
 "$bin/lighter" pack "$bin/lighter" --form native --name "localhost/lighter-installer:$version" \

@@ -58,6 +58,12 @@ fn the_programs_run_where_nothing_else_is() {
         let said = Call::new("chroot", [text(&empty), &program, argument]).ok();
         assert!(said.contains("0.1.0"), "{program}: {said}");
     }
+    let [page, completions] = [
+        "share/man/man1/lighter-pack.1",
+        "share/bash-completion/completions/lighter",
+    ]
+    .map(|name| fs::read_to_string(empty.join(name)).unwrap());
+    assert!(page.contains(".TH") && completions.contains("complete -F _lighter"));
     for name in [SHIM, "lighter-compiler", "bin/lighter"] {
         let file = empty.join(name);
         let said = Call::new("readelf", ["-ldW", text(&file)]).ok();
