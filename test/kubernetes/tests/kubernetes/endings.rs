@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lighter_kubernetes::{LIMIT, Space, get, pod, until, wasm};
+use lighter_kubernetes::{Guest, LIMIT, Space, get, pod, until, wasm};
 use serde_json::{Value, json};
 
 /// A pod of one container that is not started again.
@@ -139,18 +139,30 @@ fn restart_policies() {
 #[test]
 fn a_pod_is_deleted_when_its_requests_are_answered() {
     let space = Space::new("drain");
-    let mut hello = wasm("hello", &["/http-hello.wasm"]);
-    hello["readinessProbe"] = json!({ "httpGet": { "port": 8080 }, "periodSeconds": 1 });
-    let mut draining = pod("hello", &[hello]);
+    let mut draining = pod("hello", &[wasm("hello", &["/http-hello.wasm"])]);
     draining["spec"]["terminationGracePeriodSeconds"] = json!(60);
     let seen = space.start(&draining);
     let address = seen["status"]["podIP"]
         .as_str()
         .expect("it has an address")
         .to_owned();
+    until("it answers", LIMIT, || get(&address, 8080, "/"));
+    // Nobody else asks: without a probe this is the only connection, and the guest has it at once.
     let request = thread::spawn(move || get(&address, 8080, "/sleep?6000"));
-    // Its connection is there: it cannot be seen from outside that the guest has it.
-    thread::sleep(Duration::from_secs(1));
+    let sockets = format!("/proc/{}/net/tcp6", Guest::of(&seen, "hello").pid);
+    until("the request has come", LIMIT, || {
+        let text = fs::read_to_string(&sockets).expect("the guest runs");
+        // Port 8080, state ESTABLISHED: proc(5).
+        let is = |line: &str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            matches!(fields[..], [_, local, _, "01", ..] if local.ends_with(":1F90"))
+        };
+        if text.lines().any(is) {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
     let begin = Instant::now();
     space.kubectl(["delete", "pod", "hello"]).ok();
     let took = begin.elapsed();
