@@ -179,9 +179,6 @@ pub struct AgentArguments {
     /// Namespace of the DaemonSet
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
     pub namespace: String,
-    /// The agent's pod
-    #[arg(long, value_name = "NAME", env = "POD_NAME")]
-    pub pod_name: String,
     /// The DaemonSet, whose name its service account and roles have, too
     #[arg(long, value_name = "NAME", default_value = "lighter-installer")]
     pub daemon_set: String,

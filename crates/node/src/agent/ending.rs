@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::MARK;
 use super::api::Answer;
 
 /// What it is that ends.
@@ -29,18 +28,9 @@ pub fn after(answer: Result<Answer, String>) -> Result<Ending, String> {
     }
 }
 
-/// Whether all other pods of the DaemonSet are done, by a list of the namespace's pods.
-pub fn is_last(pods: &Value, daemon_set: &str, own: &str) -> bool {
-    let pods = pods["items"].as_array().into_iter().flatten();
-    let mut others = pods.filter(|pod| {
-        let owners = pod["metadata"]["ownerReferences"].as_array();
-        let ours = owners
-            .into_iter()
-            .flatten()
-            .any(|owner| owner["kind"] == "DaemonSet" && owner["name"] == daemon_set);
-        ours && pod["metadata"]["name"] != own
-    });
-    others.all(|pod| pod["metadata"]["annotations"][MARK] == "true")
+/// Whether no node has to be made what it was before any more, by a list of those with the label.
+pub fn is_last(nodes: &Value) -> bool {
+    nodes["items"].as_array().is_some_and(Vec::is_empty)
 }
 
 #[cfg(test)]
@@ -72,21 +62,11 @@ mod tests {
     }
 
     #[test]
-    fn the_last_is_who_sees_all_others_marked() {
-        let pod = |name: &str, owner: &str, mark: Option<&str>| {
-            json!({ "metadata": {
-                "name": name,
-                "ownerReferences": [{ "kind": "DaemonSet", "name": owner }],
-                "annotations": { MARK: mark },
-            }})
-        };
-        let list = |pods: &[Value]| json!({ "items": pods });
-        let me = pod("me", "ds", Some("true"));
-        assert!(is_last(&list(std::slice::from_ref(&me)), "ds", "me"));
-        let done = pod("b", "ds", Some("true"));
-        let other = pod("c", "other", None);
-        assert!(is_last(&list(&[me.clone(), done, other]), "ds", "me"));
-        assert!(!is_last(&list(&[me, pod("b", "ds", None)]), "ds", "me"));
-        assert!(is_last(&json!({}), "ds", "me"));
+    fn the_last_is_who_sees_no_labelled_node() {
+        assert!(is_last(&json!({ "items": [] })));
+        assert!(!is_last(
+            &json!({ "items": [{ "metadata": { "name": "other" } }] })
+        ));
+        assert!(!is_last(&json!({})), "an answer that does not say");
     }
 }

@@ -30,10 +30,11 @@ use crate::arguments::AgentArguments;
 use self::api::Api;
 use self::ending::{Ending, after};
 
-/// Set on a node while it is installed.
+/// The label of a node that is installed. The RuntimeClass asks for [`INSTALLED`].
 const LABEL: &str = "lighter.dev/installed";
-/// Set on a pod whose node is as it was before.
-const MARK: &str = "lighter.dev/uninstalled";
+const INSTALLED: &str = "true";
+/// Its value while the node is made what it was before: nothing comes here, and the roles stay.
+const LEAVING: &str = "leaving";
 
 const CHECK: Duration = Duration::from_secs(60);
 /// After a failure, doubled with each: whatever is wrong, restarting containerd all the time is worse.
@@ -115,7 +116,7 @@ impl Agent<'_> {
                 self.say(&text, |agent| {
                     agent.event("Normal", "LighterInstalled", &text)
                 });
-                match self.label(true) {
+                match self.label(Some(INSTALLED)) {
                     Ok(()) => true,
                     Err(error) => {
                         self.say(&format!("cannot label the node: {error}"), |_| Ok(()));
@@ -124,7 +125,7 @@ impl Agent<'_> {
                 }
             }
             Err(error) => {
-                let told = self.label(false);
+                let told = self.label(None);
                 let line = error.replace('\n', " ");
                 self.say(&format!("not installed: {line}"), |agent| {
                     told.and_then(|()| agent.event("Warning", "LighterInstallFailed", &line))
@@ -146,12 +147,7 @@ impl Agent<'_> {
         }
     }
 
-    fn label(&self, installed: bool) -> Result<(), String> {
-        let value = if installed {
-            json!("true")
-        } else {
-            json!(null)
-        };
+    fn label(&self, value: Option<&str>) -> Result<(), String> {
         let path = format!("/api/v1/nodes/{}", self.arguments.node_name);
         self.api.patch(
             &path,
@@ -212,8 +208,8 @@ impl Agent<'_> {
 
     /// The DaemonSet is gone. Nothing new may come here, and the last agent lets its roles go.
     fn uninstall(&self) -> Result<(), String> {
-        if let Err(error) = self.label(false) {
-            println!("cannot remove the node's label: {error}");
+        if let Err(error) = self.label(Some(LEAVING)) {
+            println!("cannot change the node's label: {error}");
         }
         let limit = Instant::now() + CONTAINERS;
         let uninstalled = loop {
@@ -235,22 +231,17 @@ impl Agent<'_> {
         uninstalled.map(|_| ()).and(left)
     }
 
-    /// Marks this pod as done, and looks then whether another one is not: of two that do so at the
-    /// same time, one sees the other's mark at least.
+    /// Removes the node's label, and looks then whether another node has one: of two that do so at the
+    /// same time, one sees that the other has none at least.
     fn leave(&self) -> Result<(), String> {
         let AgentArguments {
             namespace,
             daemon_set,
-            pod_name,
             ..
         } = self.arguments;
-        let pods = format!("/api/v1/namespaces/{namespace}/pods");
-        self.api.patch(
-            &format!("{pods}/{pod_name}"),
-            &json!({ "metadata": { "annotations": { MARK: "true" } } }),
-        )?;
-        let list = self.api.get(&pods)?.object()?;
-        if !ending::is_last(&list, daemon_set, pod_name) {
+        self.label(None)?;
+        let labelled = format!("/api/v1/nodes?labelSelector={LABEL}&limit=1");
+        if !ending::is_last(&self.api.get(&labelled)?.object()?) {
             return Ok(());
         }
         let roles = "/apis/rbac.authorization.k8s.io/v1";
