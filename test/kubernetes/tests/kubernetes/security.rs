@@ -138,5 +138,11 @@ fn a_user_namespace_is_refused_with_the_reason() {
     let mut private = pod("hello", &[wasm("hello", &["/hello.wasm"])]);
     private["spec"]["hostUsers"] = json!(false);
     space.apply(&private);
-    space.await_described("hello", &["wasmtime", "does not support user namespaces"]);
+    space.await_described(
+        "hello",
+        &[
+            "FailedCreatePodSandBox",
+            "RuntimeClass handler \"wasmtime\" does not support user namespaces",
+        ],
+    );
 }
