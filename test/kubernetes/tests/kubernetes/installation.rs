@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lighter_kubernetes::{BUSYBOX, LIMIT, Space, get, import_archive, until};
+use lighter_kubernetes::{BUSYBOX, Guest, LIMIT, Space, get, import_archive, until};
 use lighter_testkit::{Call, guest, node_tool};
 use serde_json::{Value, json};
 
@@ -90,9 +90,8 @@ fn bring_images() {
     Call::new("ctr", tag).ok();
 }
 
-fn check_samples(space: &Space) {
-    let samples = root().join("deploy/samples").display().to_string();
-    space.kubectl(["apply", "-k", &samples]).ok();
+fn check_samples(space: &Space, samples: &str) {
+    space.kubectl(["apply", "-k", samples]).ok();
     space.await_rollout("hello");
     let address = space.get("service/hello")["spec"]["clusterIP"]
         .as_str()
@@ -151,10 +150,27 @@ fn check_samples(space: &Space) {
         hpa.pointer("/status/currentMetrics/0/resource/current/averageUtilization")
             .is_some()
     });
-    space
-        .kubectl(["delete", "-k", &samples, "--timeout", "120s"])
-        .limit(LIMIT * 2)
-        .ok();
+}
+
+/// What an upgrade does: each node's installer is replaced, and pods run on.
+fn a_new_installer_leaves_pods_alone(space: &Space) {
+    let services = [("with-init", "service"), ("with-sidecar", "watcher")];
+    let guests = || services.map(|(pod, name)| Guest::of(&space.get(&format!("pod/{pod}")), name));
+    let before = guests();
+    let installer = "daemonset/lighter-installer";
+    kubectl(["rollout", "restart", "-n", "lighter-system", installer]).ok();
+    kubectl([
+        "rollout",
+        "status",
+        "-n",
+        "lighter-system",
+        installer,
+        "--timeout",
+        "120s",
+    ])
+    .ok();
+    assert_eq!(guests(), before, "not the same processes");
+    assert!(node().pointer(LABEL).is_some(), "the label has gone");
 }
 
 #[test]
@@ -183,7 +199,13 @@ fn deploy_installs_samples_run_and_its_deletion_leaves_the_node_as_it_was() {
             .ok_or_else(|| log().stdout + &log().stderr)
     });
     assert_ne!(files(), before, "labelled, although nothing was installed");
-    check_samples(&space);
+    let samples = root().join("deploy/samples").display().to_string();
+    check_samples(&space, &samples);
+    a_new_installer_leaves_pods_alone(&space);
+    space
+        .kubectl(["delete", "-k", &samples, "--timeout", "120s"])
+        .limit(LIMIT * 2)
+        .ok();
 
     kubectl(["delete", "-k", &deploy, "--timeout", "200s"]).ok();
     until(
