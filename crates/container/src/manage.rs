@@ -258,7 +258,8 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
 }
 
 /// libcontainer's part of a removal. systemd is asked to remove the scope only if it does not do so
-/// by itself, as it does with an empty one: it has an error for a scope that is gone.
+/// by itself, as it does once what init may have left behind is killed: it has an error for a scope
+/// that is gone, and on a busy node takes its time to answer.
 fn delete(
     location: &ContainerLocation,
     container: &mut Container,

@@ -335,8 +335,12 @@ impl Service {
             error => Failure::internal(format!("{what}: cannot send signal {signal}: {error}")),
         })?;
         if accepted.paused && signal == libc::SIGKILL {
-            // On cgroup v1 a frozen process does not even die.
-            return self.thaw(id, &accepted.target).await;
+            // On cgroup v1 a frozen process does not even die. On v2 it may be gone by now, with its
+            // cgroup where that is systemd's.
+            return match self.thaw(id, &accepted.target).await {
+                Err(failure) if failure.class == ErrorClass::FailedPrecondition => Ok(()),
+                thawed => thawed,
+            };
         }
         Ok(())
     }
