@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::SHIM;
-use super::files::{self, digest};
+use super::files::{self, Prepared, digest};
 
 /// What belongs together. The compile worker first: a shim finds one of its release or a newer one.
 pub const NAMES: [&str; 3] = ["lighter-compiler", SHIM, "lighter"];
@@ -14,9 +14,29 @@ pub fn folder(prefix: &Path) -> PathBuf {
     prefix.join("bin")
 }
 
-/// Puts the programs of `from` below `prefix`. Answers the names of those that were new or differed, and
-/// the folders that were made. All are written before the first gets its name.
-pub fn install(from: &Path, prefix: &Path) -> Result<(Vec<&'static str>, Vec<PathBuf>), String> {
+/// What putting the programs has done.
+#[derive(Debug)]
+pub struct Installed {
+    /// The names of those that differed, or were not there.
+    pub changed: Vec<&'static str>,
+    /// Those that were not there.
+    created: Vec<PathBuf>,
+    /// Folders that were made, the deepest first.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Installed {
+    /// Removes what was not there before.
+    pub fn undo(&self) {
+        for file in &self.created {
+            let _ = fs::remove_file(file);
+        }
+        remove_folders(&self.folders);
+    }
+}
+
+/// Puts the programs of `from` below `prefix`. All are written before the first gets its name.
+pub fn install(from: &Path, prefix: &Path) -> Result<Installed, String> {
     let folder = folder(prefix);
     let mut wanted = Vec::new();
     for name in NAMES {
@@ -33,16 +53,19 @@ pub fn install(from: &Path, prefix: &Path) -> Result<(Vec<&'static str>, Vec<Pat
             wanted.push((name, place, bytes));
         }
     }
-    let made = files::make_folders(&folder)?;
+    let places = wanted.iter().map(|(_, place, _)| place);
+    let installed = Installed {
+        changed: wanted.iter().map(|(name, ..)| *name).collect(),
+        created: places.filter(|place| !place.exists()).cloned().collect(),
+        folders: files::make_folders(&folder)?,
+    };
     let prepared = wanted
         .iter()
         .map(|(_, place, bytes)| files::prepare(place, bytes, 0o755))
         .collect::<Result<Vec<_>, _>>();
-    let prepared = prepared.inspect_err(|_| remove_folders(&made))?;
-    for file in prepared {
-        file.publish()?;
-    }
-    Ok((wanted.iter().map(|(name, ..)| *name).collect(), made))
+    let published = prepared.and_then(|files| files.into_iter().try_for_each(Prepared::publish));
+    published.inspect_err(|_| installed.undo())?;
+    Ok(installed)
 }
 
 /// Removes the programs.
@@ -79,18 +102,17 @@ mod tests {
     #[test]
     fn programs_are_replaced_when_they_differ() {
         let prefix = tempfile::tempdir().unwrap();
-        let (new, made) = install(source(b"1").path(), prefix.path()).unwrap();
-        assert_eq!((new.len(), made.len()), (3, 1));
+        let install = |bytes| install(source(bytes).path(), prefix.path()).unwrap();
+        let first = install(b"1");
+        assert_eq!((first.changed.len(), first.folders.len()), (3, 1));
         let held = fs::File::open(prefix.path().join("bin").join(SHIM)).unwrap();
+        assert!(install(b"1").changed.is_empty());
+        let second = install(b"2");
+        assert_eq!(second.changed.len(), 3);
+        second.undo();
         assert!(
-            install(source(b"1").path(), prefix.path())
-                .unwrap()
-                .0
-                .is_empty()
-        );
-        assert_eq!(
-            install(source(b"2").path(), prefix.path()).unwrap().0.len(),
-            3
+            installed(prefix.path(), SHIM).is_some(),
+            "it was there before"
         );
         let old = std::io::read_to_string(held).unwrap();
         assert_eq!(old, "1", "what runs has its old file still");

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
@@ -106,6 +107,16 @@ pub fn make_folders(folder: &Path) -> Result<Vec<PathBuf>, String> {
     fs::create_dir_all(folder)
         .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     Ok(new)
+}
+
+/// Waits until no other installation is at work with this folder, and keeps others waiting. It is the
+/// folder above that is locked, as this one comes and goes.
+pub fn lock(state: &Path) -> Result<Flock<File>, String> {
+    let folder = state.parent().unwrap_or(Path::new("/"));
+    make_folders(folder)?;
+    let error = |error: String| format!("cannot lock {}: {error}", folder.display());
+    let file = File::open(folder).map_err(|each| error(each.to_string()))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, each)| error(each.to_string()))
 }
 
 /// The SHA-256 of bytes, in hexadecimal.

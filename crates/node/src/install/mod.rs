@@ -156,6 +156,7 @@ pub fn run(arguments: &InstallArguments) -> Result<(), String> {
     let from = host::enter(&arguments.node, &from)?;
     require_root()?;
     let state = &arguments.node.state;
+    let _alone = files::lock(state)?;
     let old = Record::load(state)?;
     let prefix = arguments.prefix.as_deref();
     let survey = Survey::new(
@@ -171,18 +172,15 @@ pub fn run(arguments: &InstallArguments) -> Result<(), String> {
         ));
     }
 
-    let (new, mut folders) = binaries::install(&from, &survey.prefix)?;
+    let installed = binaries::install(&from, &survey.prefix)?;
+    let mut folders = installed.folders.clone();
     folders.extend(old.iter().flat_map(|old| old.folders.clone()));
-    let first = old.is_none();
-    let undo = |error: String, folders: &[PathBuf]| {
-        if first {
-            let _ = binaries::remove(&survey.prefix);
-            binaries::remove_folders(folders);
-        }
+    let undo = |error: String| {
+        installed.undo();
         error
     };
-    let pending = change::plan(&survey, old.as_ref().and_then(|old| old.change.as_ref()))
-        .map_err(|error| undo(error, &folders))?;
+    let pending =
+        change::plan(&survey, old.as_ref().and_then(|old| old.change.as_ref())).map_err(undo)?;
     let record = Record {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         programs: programs(&survey.prefix),
@@ -192,16 +190,15 @@ pub fn run(arguments: &InstallArguments) -> Result<(), String> {
             Some(pending) => Some(pending.change()),
             None => old.as_ref().and_then(|old| old.change.clone()),
         },
-        folders: folders.clone(),
+        folders,
     };
     let changed = pending.is_some();
     if let Some(pending) = pending {
-        apply(&survey, arguments, &pending, record.clone(), old.as_ref())
-            .map_err(|error| undo(error, &folders))?;
+        apply(&survey, arguments, &pending, record.clone(), old.as_ref()).map_err(undo)?;
     } else if old.as_ref() != Some(&record) {
         record.save(state)?;
     }
-    report(&survey, &new, changed, arguments)
+    report(&survey, &installed.changed, changed, arguments)
 }
 
 /// Writes the change, keeps the record, and has containerd read it; or takes all of it back.

@@ -17,6 +17,7 @@ pub fn run(arguments: &UninstallArguments) -> Result<(), String> {
     host::enter(&arguments.node, Path::new("/"))?;
     require_root()?;
     let state = &arguments.node.state;
+    let _alone = files::lock(state)?;
     let Some(mut record) = Record::load(state)? else {
         println!("nothing to do: Lighter is not installed");
         return Ok(());
