@@ -102,7 +102,7 @@ impl SpanSender {
     fn send(&self, item: Item) {
         if let Err(error) = self.queue.try_send(item) {
             let lost = match error.into_inner() {
-                Item::Relayed(_, packet) => lines(&packet),
+                Item::Relayed(_, packet) => spans_in(&packet),
                 _ => 1,
             };
             self.lost.fetch_add(lost, Ordering::Relaxed);
@@ -125,10 +125,6 @@ impl Outlet for SpanSender {
     fn put(&self, span: Span) {
         self.send(Item::Span(Box::new(span)));
     }
-}
-
-fn lines(packet: &[u8]) -> u64 {
-    packet.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 /// The sending task.
@@ -192,7 +188,7 @@ impl Sending {
                 Err(_) => break,
             }
         }
-        self.buffer.lose_more(lines(&packet));
+        self.buffer.lose_more(spans_in(&packet));
     }
 }
 

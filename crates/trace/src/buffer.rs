@@ -77,6 +77,11 @@ impl Buffer {
     }
 }
 
+/// How many spans are in a packet of lines.
+pub fn spans_in(packet: &[u8]) -> u64 {
+    packet.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
 /// Reads lines that anybody may have written: the spans, and how many were lost or are none.
 pub(crate) fn read(lines: &[u8]) -> (Vec<Span>, u64) {
     let (mut spans, mut lost) = (Vec::new(), 0_u64);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use lighter_trace::{
-    Buffer, GuestTrace, OpenSpan, Outlet, Pushed, Span, SpanKind, TraceContext, Tracer,
+    Buffer, GuestTrace, OpenSpan, Outlet, Pushed, Span, SpanKind, TraceContext, Tracer, spans_in,
 };
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -249,8 +249,7 @@ impl GuestOutlet {
             return;
         };
         if nix::unistd::write(self.socket.as_ref(), &packet).is_err() {
-            let lines = packet.iter().filter(|byte| **byte == b'\n').count();
-            lock(&self.buffer).lose_more(lines as u64);
+            lock(&self.buffer).lose_more(spans_in(&packet));
         }
     }
 }
