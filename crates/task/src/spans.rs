@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lighter_trace::{Buffer, Datagram, MOST_BYTES, Origin, Outlet, Pushed, Settings, Span, Tracer};
+use lighter_trace::{
+    Buffer, Datagram, MOST_BYTES, Origin, Outlet, Pushed, Settings, Span, Tracer, spans_in,
+};
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
