@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn an_agents_options_are_those_of_its_installations() {
-        let line = "lighter agent --node-name n --namespace s --pod-name p --config /c --prefix /p \
+        let line = "lighter agent --node-name n --namespace s --config /c --prefix /p \
                     --from /f --state /s --timeout 7 --no-restart";
         let Task::Agent(agent) = Arguments::parse_from(line.split_whitespace()).task else {
             panic!("no agent");
