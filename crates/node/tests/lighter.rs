@@ -340,7 +340,7 @@ fn what_is_no_program_is_not_packed() {
     refuse(EMPTY, &["--file", "/:/x"], "no regular file");
     refuse(EMPTY, &["--file", "/etc/hostname:/app.wasm"], "/app.wasm");
     let file = ["--form", "artifact", "--file", "/etc/hostname:/name"];
-    refuse(EMPTY, &file, "--file is for --form linux and wasi");
+    refuse(EMPTY, &file, "--file is for --form linux, wasi and native");
     let arm = ["--form", "wasi", "--architecture", "arm64"];
     refuse(EMPTY, &arm, "--architecture is for --form linux");
     refuse(EMPTY, &["--entrypoint", "/other.wasm"], "/other.wasm");
