@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lighter_trace::{
-    Buffer, Datagram, MOST_BYTES, Origin, Outlet, Pushed, Settings, Span, Tracer, spans_in,
+    Buffer, Datagram, MOST_BYTES, Origin, Outlet, Packet, Pushed, Settings, Span, Tracer,
 };
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::unix::AsyncFd;
@@ -34,7 +34,7 @@ const MOST_PACKETS: (u32, Duration) = (32, Duration::from_millis(100));
 
 enum Item {
     Span(Box<Span>),
-    Relayed(Origin, Vec<u8>),
+    Relayed(Origin, Packet),
     Flush(oneshot::Sender<()>),
 }
 
@@ -104,7 +104,7 @@ impl SpanSender {
     fn send(&self, item: Item) {
         if let Err(error) = self.queue.try_send(item) {
             let lost = match error.into_inner() {
-                Item::Relayed(_, packet) => spans_in(&packet),
+                Item::Relayed(_, packet) => packet.spans,
                 _ => 1,
             };
             self.lost.fetch_add(lost, Ordering::Relaxed);
@@ -177,8 +177,8 @@ impl Sending {
         }
     }
 
-    async fn send(&mut self, origin: &Origin, packet: Vec<u8>) {
-        let datagram = Datagram::write(origin, &packet);
+    async fn send(&mut self, origin: &Origin, packet: Packet) {
+        let datagram = Datagram::write(origin, &packet.lines);
         let (tries, pause) = TRIES;
         for _ in 0..tries {
             match self.socket.send_to(&datagram, &self.path) {
@@ -190,7 +190,7 @@ impl Sending {
                 Err(_) => break,
             }
         }
-        self.buffer.lose_more(spans_in(&packet));
+        self.buffer.lose_more(packet.spans);
     }
 }
 
@@ -235,10 +235,13 @@ impl Relay {
     fn receive(&self) -> nix::Result<bool> {
         let fd = self.socket.get_ref().as_raw_fd();
         let length = recv(fd, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
-        let mut packet = vec![0; length.min(MOST_BYTES)];
-        let received = recv(fd, &mut packet, MsgFlags::empty())?;
-        packet.truncate(received);
+        let mut lines = vec![0; length.min(MOST_BYTES)];
+        let received = recv(fd, &mut lines, MsgFlags::empty())?;
+        lines.truncate(received);
         if length < MOST_BYTES && received > 0 {
+            // A line is a span, as far as the shim wants to know.
+            let spans = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+            let packet = Packet { lines, spans };
             self.sender.send(Item::Relayed(self.origin.clone(), packet));
         }
         Ok(received > 0)

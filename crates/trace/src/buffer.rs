@@ -20,7 +20,18 @@ pub(crate) enum Line {
 #[derive(Debug, Default)]
 pub struct Buffer {
     lines: Vec<u8>,
+    /// In `lines`.
+    spans: u64,
     lost: u64,
+}
+
+/// Lines that are worth sending.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The lines.
+    pub lines: Vec<u8>,
+    /// The spans that nobody hears of if it does not arrive: those in it, and those that it says are lost.
+    pub spans: u64,
 }
 
 /// What is to be done about a buffer that has got a span.
@@ -31,32 +42,34 @@ pub enum Pushed {
     /// Nothing.
     More,
     /// It is a packet.
-    Full(Vec<u8>),
+    Full(Packet),
 }
 
 impl Buffer {
     /// Adds a span.
     pub fn push(&mut self, span: Span) -> Pushed {
         let was_empty = self.lines.is_empty();
-        if !self.add(&Line::Span(Box::new(span))) {
-            self.lost += 1;
+        match self.add(&Line::Span(Box::new(span))) {
+            true => self.spans += 1,
+            false => self.lost += 1,
         }
-        if self.lines.len() >= FULL {
-            Pushed::Full(self.take().unwrap_or_default())
-        } else if was_empty {
-            Pushed::First
-        } else {
-            Pushed::More
+        let full = self.lines.len() >= FULL;
+        match full.then(|| self.take()).flatten() {
+            Some(packet) => Pushed::Full(packet),
+            None if was_empty => Pushed::First,
+            None => Pushed::More,
         }
     }
 
     /// What has gathered, if there is something.
-    pub fn take(&mut self) -> Option<Vec<u8>> {
+    pub fn take(&mut self) -> Option<Packet> {
         let lost = std::mem::take(&mut self.lost);
         if lost > 0 {
             self.add(&Line::Lost(lost));
         }
-        (!self.lines.is_empty()).then(|| std::mem::take(&mut self.lines))
+        let spans = std::mem::take(&mut self.spans) + lost;
+        let lines = std::mem::take(&mut self.lines);
+        (!lines.is_empty()).then_some(Packet { lines, spans })
     }
 
     /// So many spans did not leave: the next packet says it.
@@ -75,11 +88,6 @@ impl Buffer {
         self.lines.push(b'\n');
         true
     }
-}
-
-/// How many spans are in a packet of lines.
-pub fn spans_in(packet: &[u8]) -> u64 {
-    packet.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 /// Reads lines that anybody may have written: the spans, and how many were lost or are none.
@@ -130,7 +138,7 @@ pub(crate) mod tests {
         assert_eq!(buffer.take(), None);
         assert_eq!(buffer.push(span("a")), Pushed::First);
         assert_eq!(buffer.push(span("b")), Pushed::More);
-        let (spans, lost) = read(&buffer.take().unwrap());
+        let (spans, lost) = read(&buffer.take().unwrap().lines);
         assert_eq!(spans, [span("a"), span("b")]);
         assert_eq!(lost, 0);
         assert_eq!(buffer.push(span("c")), Pushed::First);
@@ -146,15 +154,24 @@ pub(crate) mod tests {
             }
             count += 1;
         };
-        assert!(packet.len() >= FULL && packet.len() < crate::datagram::MOST_LINES);
-        assert!(!packet.is_empty());
-        buffer.lose_more(count);
+        assert!(packet.lines.len() >= FULL && packet.lines.len() < crate::datagram::MOST_LINES);
+        assert_eq!(packet.spans, count);
+        buffer.lose_more(packet.spans);
+        let packet = buffer.take().unwrap();
+        assert_eq!(
+            packet.spans, count,
+            "what says that they are lost is lost, too"
+        );
+        buffer.lose_more(packet.spans);
         buffer.push(span("b"));
-        assert_eq!(read(&buffer.take().unwrap()), (vec![span("b")], count));
+        assert_eq!(
+            read(&buffer.take().unwrap().lines),
+            (vec![span("b")], count)
+        );
         let mut long = span("a");
         long.state = "x".repeat(FULL);
         buffer.push(long);
-        assert_eq!(read(&buffer.take().unwrap()), (vec![], 1));
+        assert_eq!(read(&buffer.take().unwrap().lines), (vec![], 1));
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::{self, Buffer, Pushed};
+use crate::buffer::{self, Buffer, Packet, Pushed};
 use crate::span::{Outlet, Span};
 
 /// Most bytes of a datagram. The kernel's default for a socket's buffer takes three of them.
@@ -41,11 +41,11 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// The bytes of one with a packet of a [`Buffer`], or of who says that it is one.
-    pub fn write(origin: &Origin, packet: &[u8]) -> Vec<u8> {
+    /// The bytes of one with the lines of a [`Packet`], or of who says that they are.
+    pub fn write(origin: &Origin, lines: &[u8]) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(origin).unwrap_or_default();
         bytes.push(b'\n');
-        bytes.extend(packet);
+        bytes.extend(lines);
         bytes
     }
 
@@ -99,10 +99,12 @@ impl OperationOutlet {
         self.send(packet);
     }
 
-    fn send(&self, packet: Option<Vec<u8>>) {
+    fn send(&self, packet: Option<Packet>) {
         if let Some(packet) = packet {
             // Whoever does not read in time does without.
-            let _ = self.socket.send(&Datagram::write(&self.origin, &packet));
+            let _ = self
+                .socket
+                .send(&Datagram::write(&self.origin, &packet.lines));
         }
     }
 }

@@ -17,7 +17,7 @@ mod sampler;
 mod settings;
 mod span;
 
-pub use buffer::{Buffer, Pushed, spans_in};
+pub use buffer::{Buffer, Packet, Pushed};
 pub use context::TraceContext;
 pub use datagram::{Datagram, MOST_BYTES, OperationOutlet, Origin};
 pub use sampler::Sampler;

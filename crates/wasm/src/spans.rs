@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use lighter_trace::{
-    Buffer, GuestTrace, OpenSpan, Outlet, Pushed, Span, SpanKind, TraceContext, Tracer, spans_in,
+    Buffer, GuestTrace, OpenSpan, Outlet, Packet, Pushed, Span, SpanKind, TraceContext, Tracer,
 };
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -244,12 +244,12 @@ impl GuestOutlet {
 
     /// By write(2), which every seccomp profile allows. It does not wait: what finds no place is
     /// lost.
-    fn write(&self, packet: Option<Vec<u8>>) {
+    fn write(&self, packet: Option<Packet>) {
         let Some(packet) = packet else {
             return;
         };
-        if nix::unistd::write(self.socket.as_ref(), &packet).is_err() {
-            lock(&self.buffer).lose_more(spans_in(&packet));
+        if nix::unistd::write(self.socket.as_ref(), &packet.lines).is_err() {
+            lock(&self.buffer).lose_more(packet.spans);
         }
     }
 }
