@@ -14,7 +14,7 @@ mod span;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lighter_trace::{Datagram, MOST_BYTES, TraceOptions};
 use nix::sys::signal::{SigSet, Signal};
@@ -22,7 +22,7 @@ use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use self::batch::Batch;
+use self::batch::{Batch, Losses};
 use self::exporter::Exporter;
 use self::resource::Resources;
 
@@ -141,6 +141,7 @@ impl Received {
 async fn export(mut exporter: Exporter, mut received: mpsc::Receiver<Received>) {
     let mut resources = Resources::new(PathBuf::from(lighter_core::STATE_ROOT));
     let mut batch = Batch::default();
+    let mut losses = Losses::default();
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -156,11 +157,14 @@ async fn export(mut exporter: Exporter, mut received: mpsc::Receiver<Received>) 
             }
             _ = ticks.tick() => {}
         }
-        send(&mut exporter, &mut resources, &mut batch).await;
+        send(&mut exporter, &mut resources, &mut batch, &mut losses).await;
     }
-    if timeout(LAST, send(&mut exporter, &mut resources, &mut batch))
-        .await
-        .is_err()
+    if timeout(
+        LAST,
+        send(&mut exporter, &mut resources, &mut batch, &mut losses),
+    )
+    .await
+    .is_err()
     {
         eprintln!(
             "lighter: the last spans could not be exported within {} s",
@@ -169,9 +173,14 @@ async fn export(mut exporter: Exporter, mut received: mpsc::Receiver<Received>) 
     }
 }
 
-async fn send(exporter: &mut Exporter, resources: &mut Resources, batch: &mut Batch) {
+async fn send(
+    exporter: &mut Exporter,
+    resources: &mut Resources,
+    batch: &mut Batch,
+    losses: &mut Losses,
+) {
     let (origins, lost) = batch.take();
-    if lost > 0 {
+    if let Some(lost) = losses.add(lost, Instant::now()) {
         eprintln!(
             "lighter: {lost} spans were lost on their way: more were made than could be taken"
         );

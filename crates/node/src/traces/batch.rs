@@ -1,6 +1,7 @@
 //! Spans that wait to be exported, by who made them.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use lighter_trace::{Datagram, Origin, Span};
 
@@ -47,6 +48,31 @@ impl Batch {
     }
 }
 
+/// How often it is told that spans were lost, at most: a service that makes too many does so for hours.
+const TELL: Duration = Duration::from_secs(60);
+
+/// Spans that were lost, until somebody is told.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Losses {
+    /// Adds some, and answers how many are to be told now.
+    pub(super) fn add(&mut self, lost: u64, now: Instant) -> Option<u64> {
+        self.count = self.count.saturating_add(lost);
+        let is_early = self
+            .told
+            .is_some_and(|told| now.duration_since(told) < TELL);
+        if self.count == 0 || is_early {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use lighter_trace::SpanKind;
@@ -74,6 +100,18 @@ mod tests {
             spans: vec![span; spans],
             lost,
         })
+    }
+
+    #[test]
+    fn losses_are_told_at_once_and_then_once_a_minute() {
+        let mut losses = Losses::default();
+        let begin = Instant::now();
+        assert_eq!(losses.add(0, begin), None);
+        assert_eq!(losses.add(3, begin), Some(3));
+        assert_eq!(losses.add(4, begin + TELL / 2), None);
+        assert_eq!(losses.add(0, begin + TELL), Some(4));
+        assert_eq!(losses.add(0, begin + 3 * TELL), None);
+        assert_eq!(losses.add(u64::MAX, begin + 3 * TELL), Some(u64::MAX));
     }
 
     #[test]
