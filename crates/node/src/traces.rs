@@ -26,8 +26,8 @@ use self::batch::{Batch, Losses};
 use self::exporter::Exporter;
 use self::resource::Resources;
 
-/// Datagrams that wait while spans are exported.
-const QUEUE: usize = 1024;
+/// Datagrams that wait while spans are exported: some 10,000 spans, for which deploy/tracing has the memory.
+const QUEUE: usize = 128;
 /// How often spans are exported.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long the last export may take.

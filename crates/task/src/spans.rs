@@ -23,8 +23,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::raw::readable;
 
-/// Spans and packets that wait to be sent.
-const QUEUE: usize = 256;
+/// Spans and packets that wait to be sent: 4 MB, if `lighter traces` hangs and packets are as long as can be.
+const QUEUE: usize = 64;
 /// How long a span waits for others to leave with.
 const GATHER: Duration = Duration::from_millis(200);
 /// While `lighter traces` does not keep up: how often, and after which pauses, a packet is tried.

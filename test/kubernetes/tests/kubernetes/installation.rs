@@ -173,6 +173,38 @@ fn a_new_installer_leaves_pods_alone(space: &Space) {
     assert!(node().pointer(LABEL).is_some(), "the label has gone");
 }
 
+/// What an owner may add: both programs see the guests that run.
+fn check_observers(deploy: &str) {
+    for (folder, name) in [("monitoring", "metrics"), ("tracing", "traces")] {
+        kubectl(["apply", "-k", &format!("{deploy}/{folder}")]).ok();
+        let set = format!("daemonset/lighter-{name}");
+        let timeout = ["-n", "lighter-system", &set, "--timeout", "60s"];
+        Call::new("kubectl", ["rollout", "status"].iter().chain(&timeout))
+            .limit(LIMIT * 2)
+            .ok();
+    }
+    let of = ["-n", "lighter-system", "-l"];
+    let selector = "app.kubernetes.io/name=lighter-metrics";
+    let address = ["get", "pods", "-o", "jsonpath={.items[0].status.podIP}"];
+    let address = Call::new("kubectl", address.iter().chain(&of).chain(&[selector])).ok();
+    let metrics = get(&address, 9464, "/metrics").expect("metrics are served");
+    assert!(
+        metrics.body.contains(r#"pod="with-init""#),
+        "{}",
+        metrics.body
+    );
+    until("spans are exported", LIMIT, || {
+        let logs = ["logs", "-n", "lighter-system", "daemonset/lighter-traces"];
+        let log = kubectl(logs).output().stdout;
+        let listens = log.contains("exports spans of /run/lighter/traces.sock");
+        listens.then_some(()).ok_or(log)
+    });
+    for folder in ["monitoring", "tracing"] {
+        let folder = format!("{deploy}/{folder}");
+        kubectl(["delete", "-k", &folder, "--timeout", "60s"]).ok();
+    }
+}
+
 #[test]
 fn deploy_installs_samples_run_and_its_deletion_leaves_the_node_as_it_was() {
     let space = Space::alone("installation");
@@ -201,6 +233,7 @@ fn deploy_installs_samples_run_and_its_deletion_leaves_the_node_as_it_was() {
     assert_ne!(files(), before, "labelled, although nothing was installed");
     let samples = root().join("deploy/samples").display().to_string();
     check_samples(&space, &samples);
+    check_observers(&deploy);
     a_new_installer_leaves_pods_alone(&space);
     space
         .kubectl(["delete", "-k", &samples, "--timeout", "120s"])
