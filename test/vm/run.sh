@@ -8,6 +8,7 @@
 #   -t   how long the machine may run (3600)
 #
 #   run.sh suite --test-threads=2 --skip docker::       the integration tests
+#   run.sh attacks --test-threads=2                     the attacks
 #   run.sh sh                                           a shell to look around
 #
 # The machine is one that QEMU emulates, some ten times slower than this one. It has the built
@@ -38,10 +39,14 @@ while getopts k:st: option; do
 done
 shift $((OPTIND - 1))
 [ "$#" -gt 0 ] || fail "no command"
-# shellcheck disable=SC2012
-suite=$(ls -t "$target"/x86_64-unknown-linux-gnu/release/deps/suite-* 2>/dev/null |
-    grep -v '\.d$' | head -n 1)
-[ -x "$suite" ] || fail "the test suite is not built: make test-build"
+# newest_test NAME: the test program of that name that was built last.
+newest_test() {
+    # shellcheck disable=SC2012
+    ls -t "$target/x86_64-unknown-linux-gnu/release/deps/$1"-* 2>/dev/null | grep -v '\.d$' | head -n 1
+}
+suite=$(newest_test suite)
+attacks=$(newest_test attacks)
+[ -x "$suite" ] && [ -x "$attacks" ] || fail "the tests are not built: make test-build"
 for program in qemu-system-x86_64 mke2fs; do
     command -v "$program" >/dev/null || fail "there is no $program: make test-vm installs it"
 done
@@ -60,6 +65,7 @@ cp -al "$vm/root" "$root"
 cp -al "$vm/kernel-$kernel/lib/modules" "$root/lib/"
 cp -r "$bin" "$root/lighter/bin"
 cp "$suite" "$root/lighter/suite"
+cp "$attacks" "$root/lighter/attacks"
 cp -r "$cache/daemons" "$cache/guests" "$cache/cri" "$here/machine.sh" "$root/lighter/"
 {
     echo 'export LIGHTER_BIN=/lighter/bin LIGHTER_CACHE=/lighter HOME=/root'

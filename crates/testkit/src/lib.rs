@@ -46,6 +46,7 @@ mod registry;
 mod run;
 mod running;
 mod sandbox;
+pub mod shim;
 
 pub use call::Call;
 pub use cgroup::{Driver, Hierarchy};

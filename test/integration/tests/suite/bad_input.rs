@@ -6,7 +6,7 @@ use std::process::Command;
 use lighter_testkit::{Containerd, Image, guest, shim_folder};
 
 use crate::containerd_with;
-use crate::shim::Shim;
+use lighter_testkit::shim::Shim;
 
 /// Runs it, demands that the error has all of `texts`, and that a good container runs after it
 /// with nothing left of the bad one.

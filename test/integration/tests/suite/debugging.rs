@@ -13,8 +13,8 @@ use wasmparser::{Parser, Payload};
 
 use crate::http::{Service, annotation};
 use crate::process_model::contains;
-use crate::shim::eventually;
 use crate::{containerd_with, init, shims};
+use lighter_testkit::shim::eventually;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SECRET: &str = "correct-horse-battery";

@@ -10,7 +10,7 @@ use nix::sys::stat::{major, minor};
 use serde_json::{Value, json};
 
 use crate::containerd_with;
-use crate::shim::Shim;
+use lighter_testkit::shim::Shim;
 
 /// A device of this machine that no container may open by itself: a disk, if possible. It is
 /// opened and closed, no more.

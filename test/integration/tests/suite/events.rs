@@ -13,7 +13,7 @@ use containerd_shim_protos::{Events, create_events};
 use lighter_testkit::{Containerd, Image, Version};
 use nix::sys::signal::Signal;
 
-use crate::shim::{Shim, Stdio, eventually};
+use lighter_testkit::shim::{Shim, Stdio, eventually};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

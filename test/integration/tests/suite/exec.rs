@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::process_model::{contains, memory};
-use crate::shim::{Shim, Stdio, eventually};
 use crate::{containerd_with, init};
+use lighter_testkit::shim::{Shim, Stdio, eventually};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

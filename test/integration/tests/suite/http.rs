@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::limits::computed;
-use crate::shim::eventually;
 use crate::{containerd_with, init};
+use lighter_testkit::shim::eventually;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use lighter_testkit::{Call, Cri, Image, Output, Version, node_tool, shim_folder};
 use serde_json::{Value, json};
 
-use crate::shim::eventually;
+use lighter_testkit::shim::eventually;
 
 const NAMES: [&str; 3] = ["containerd-shim-wasmtime-v1", "lighter-compiler", "lighter"];
 

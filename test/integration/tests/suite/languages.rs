@@ -3,7 +3,7 @@
 use lighter_testkit::{Image, Network};
 
 use crate::containerd_with;
-use crate::shim::eventually;
+use lighter_testkit::shim::eventually;
 
 /// Runs a command that prints a greeting, its arguments, a variable and a file.
 fn command(name: &str, greeting: &str) {

@@ -15,8 +15,8 @@ use lighter_testkit::{Containerd, Docker, Driver, Image, Process, guest};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::shim::{Shim, eventually};
 use crate::{containerd_with, init};
+use lighter_testkit::shim::{Shim, eventually};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::containerd_with;
 use crate::http::Service;
-use crate::shim::Shim;
+use lighter_testkit::shim::Shim;
 
 /// The shim's own lines, which are among containerd's, without those for debugging.
 fn lines(log: &str) -> Vec<&str> {

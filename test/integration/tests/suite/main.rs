@@ -28,7 +28,6 @@ mod process_model;
 mod random;
 mod registry;
 mod release;
-mod shim;
 mod stdio;
 mod task_api;
 mod terminal;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lighter_testkit::{Call, Containerd, Image, Network, Output, guest};
 
 use crate::containerd_with;
-use crate::shim::eventually;
+use lighter_testkit::shim::eventually;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::json;
 
-use crate::shim::{Shim, eventually};
+use lighter_testkit::shim::{Shim, eventually};
 
 /// What the descriptors of a process point to.
 fn descriptors(pid: i32) -> Vec<PathBuf> {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use lighter_testkit::{Containerd, Image, Network, Version};
 
-use crate::shim::eventually;
 use crate::shims;
+use lighter_testkit::shim::eventually;
 
 /// What `ctr run` is told for a container of this pod.
 const POD: [&str; 2] = ["--annotation", "io.kubernetes.cri.sandbox-id=pod-1"];

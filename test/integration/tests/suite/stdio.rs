@@ -10,7 +10,7 @@ use lighter_testkit::{Containerd, Image, Process};
 use nix::sys::signal::Signal;
 
 use crate::containerd_with;
-use crate::shim::{Shim, eventually};
+use lighter_testkit::shim::{Shim, eventually};
 
 const MEBIBYTE: usize = 1 << 20;
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use lighter_testkit::Image;
 
-use crate::shim::{Shim, eventually};
 use crate::{containerd_with, init};
+use lighter_testkit::shim::{Shim, eventually};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -10,7 +10,7 @@ use lighter_testkit::{Call, Docker, Image, Output, Running};
 use serde_json::json;
 
 use crate::containerd_with;
-use crate::shim::{Shim, Stdio, eventually};
+use lighter_testkit::shim::{Shim, Stdio, eventually};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -8,8 +8,8 @@ use lighter_testkit::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::shim::eventually;
 use crate::{containerd_with, init};
+use lighter_testkit::shim::eventually;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";

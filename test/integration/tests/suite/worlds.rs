@@ -7,7 +7,7 @@ use lighter_testkit::Image;
 
 use crate::containerd_with;
 use crate::http::{Service, annotation, split};
-use crate::shim::eventually;
+use lighter_testkit::shim::eventually;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -8,7 +8,7 @@ use lighter_testkit::{Call, Driver, Running};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::shim::Shim;
+use lighter_testkit::shim::Shim;
 
 fn attempt(shim: &Shim, id: &str, resources: &Value) -> Result<i32, String> {
     let mut spec = shim.spec(id, &["/sleep.wasm", "100"]);

@@ -10,7 +10,7 @@ use nix::sys::stat::{major, minor};
 use serde_json::{Value, json};
 
 use super::limit;
-use crate::shim::{Shim, eventually};
+use lighter_testkit::shim::{Shim, eventually};
 
 const MIB: u64 = 1 << 20;
 

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::memory::filling;
 use crate::events::{Taken, listen};
-use crate::shim::{Shim, eventually};
+use lighter_testkit::shim::{Shim, eventually};
 
 /// A shim whose events are noted.
 struct Told {

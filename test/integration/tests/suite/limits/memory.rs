@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::assert_killed_for_memory;
 use crate::containerd_with;
-use crate::shim::{Shim, eventually};
+use lighter_testkit::shim::{Shim, eventually};
 
 const LIMIT: u64 = 32 << 20;
 

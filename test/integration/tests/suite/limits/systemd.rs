@@ -7,7 +7,7 @@ use lighter_testkit::{Driver, Hierarchy};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::shim::{Shim, Stdio, eventually};
+use lighter_testkit::shim::{Shim, Stdio, eventually};
 
 fn spec(shim: &Shim, id: &str, slice: &str, prefix: &str) -> Value {
     let mut spec = shim.spec(id, &["/sleep.wasm", "100"]);

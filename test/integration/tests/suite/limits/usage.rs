@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use lighter_testkit::{Cri, Docker, Image, Version};
 use serde_json::{Value, json};
 
-use crate::shim::eventually;
 use crate::{containerd_with, init};
+use lighter_testkit::shim::eventually;
 
 /// How long a load is watched.
 const TIME: Duration = Duration::from_secs(6);

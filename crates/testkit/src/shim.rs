@@ -9,9 +9,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::cgroup::Driver;
+use crate::guests::guest;
+use crate::paths::shim_binary;
+use crate::processes::Process;
 use containerd_shim_protos::api;
 use containerd_shim_protos::{Client, TaskClient};
-use lighter_testkit::{Driver, Process, guest, shim_binary};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -25,15 +28,21 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Paths and URIs of a process's stdio.
 #[derive(Default)]
 pub struct Stdio {
+    /// Path or URI of what it reads.
     pub stdin: String,
+    /// Path or URI of its output.
     pub stdout: String,
+    /// Path or URI of its errors.
     pub stderr: String,
+    /// Whether they are a terminal.
     pub terminal: bool,
 }
 
 /// A shim of a pod of its own.
 pub struct Shim {
+    /// Process id of the shim.
     pub pid: i32,
+    /// The containerd namespace.
     pub namespace: String,
     folder: PathBuf,
     client: TaskClient,
@@ -127,6 +136,7 @@ impl Shim {
         String::from_utf8(text).unwrap()
     }
 
+    /// The directory that the containers of [`Shim::spec`] have as their root.
     pub fn rootfs(&self) -> PathBuf {
         self.folder.join("rootfs")
     }
@@ -199,10 +209,12 @@ impl Shim {
             .map_err(|error| error.to_string())
     }
 
+    /// The bundle of a container.
     pub fn bundle(&self, id: &str) -> PathBuf {
         self.folder.join(id)
     }
 
+    /// Start of a task.
     pub fn start_task(&self, id: &str) -> Result<(), String> {
         let mut request = api::StartRequest::new();
         request.id = id.to_owned();
@@ -263,6 +275,7 @@ impl Shim {
             .map_err(|error| error.to_string())
     }
 
+    /// Deletes an exec and returns its status.
     pub fn delete_exec(&self, id: &str, exec: &str) -> Result<u32, String> {
         let mut request = api::DeleteRequest::new();
         request.id = id.to_owned();
@@ -273,6 +286,7 @@ impl Shim {
             .map_err(|error| error.to_string())
     }
 
+    /// State of an exec, or of a task where `exec` is empty.
     pub fn state(&self, id: &str, exec: &str) -> Result<api::StateResponse, String> {
         let mut request = api::StateRequest::new();
         request.id = id.to_owned();
@@ -281,6 +295,7 @@ impl Shim {
         state.map_err(|error| error.to_string())
     }
 
+    /// Resizes a terminal.
     pub fn resize(&self, id: &str, exec: &str, height: u32, width: u32) -> Result<(), String> {
         let mut request = api::ResizePtyRequest::new();
         request.id = id.to_owned();
@@ -290,6 +305,7 @@ impl Shim {
         resized.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Closes stdin.
     pub fn close_stdin(&self, id: &str, exec: &str) {
         let mut request = api::CloseIORequest::new();
         request.id = id.to_owned();
@@ -298,6 +314,7 @@ impl Shim {
         self.client.close_io(context(), &request).unwrap();
     }
 
+    /// Pauses a task.
     pub fn pause(&self, id: &str) -> Result<(), String> {
         let mut request = api::PauseRequest::new();
         request.id = id.to_owned();
@@ -305,6 +322,7 @@ impl Shim {
         paused.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Resumes a task.
     pub fn resume(&self, id: &str) -> Result<(), String> {
         let mut request = api::ResumeRequest::new();
         request.id = id.to_owned();
@@ -321,6 +339,7 @@ impl Shim {
         updated.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Asks for a checkpoint.
     pub fn checkpoint(&self, id: &str) -> Result<(), String> {
         let mut request = api::CheckpointTaskRequest::new();
         request.id = id.to_owned();
@@ -362,6 +381,7 @@ impl Shim {
         killed.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Signals a task.
     pub fn kill(&self, id: &str, signal: Signal) -> Result<(), String> {
         let mut request = api::KillRequest::new();
         request.id = id.to_owned();
@@ -387,6 +407,7 @@ impl Shim {
         self.client.wait(context(), &request).unwrap().exit_status
     }
 
+    /// Deletes a task and returns its status.
     pub fn delete(&self, id: &str) -> Result<u32, String> {
         let mut request = api::DeleteRequest::new();
         request.id = id.to_owned();
@@ -417,6 +438,7 @@ impl Shim {
         processes
     }
 
+    /// Whether the shim runs.
     pub fn is_running(&self) -> bool {
         Process::read(self.pid).is_some_and(|process| process.state != 'Z')
     }

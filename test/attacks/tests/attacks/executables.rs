@@ -1,0 +1,1 @@
+//! The files of our own programs, as a container could reach them.

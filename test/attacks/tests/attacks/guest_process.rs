@@ -1,0 +1,1 @@
+//! What a guest that broke out of Wasm could do with its process.

@@ -1,0 +1,1 @@
+//! Hostile images: forged code, entrypoints, annotations.

@@ -1,0 +1,1 @@
+//! Volumes, links and kernel file systems of a container.

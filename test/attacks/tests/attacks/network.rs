@@ -1,0 +1,1 @@
+//! Clients of a service, and addresses that a guest must not reach.

@@ -1,0 +1,1 @@
+//! One tenant that takes a node for itself: memory, compilations, locks.

@@ -1,0 +1,1 @@
+//! What an ordinary user of the node could read of our state.
