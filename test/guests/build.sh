@@ -200,6 +200,7 @@ for name in signals ids; do
 done
 build compute "$here/compute.c" "$here"/*.h -- "${gcc[@]}" -static "$here/compute.c" -o
 build fds "$native/fds.c" -- "${gcc[@]}" -static "$native/fds.c" -o
+build proc-thief "$native/proc-thief.c" -- "${gcc[@]}" -static "$native/proc-thief.c" -o
 # The linker warns that a static program loads name services at run time: that is the point.
 build nss-probe "$native/nss-probe.c" -- \
     "${gcc[@]}" -static -Wl,--no-warnings "$native/nss-probe.c" -o

@@ -6,7 +6,6 @@
 // ioctls of terminals have no safe form.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -86,21 +85,29 @@ fn check(result: i32) -> io::Result<i32> {
 /// The socket at which libcontainer hands over the master of init's terminal.
 pub(crate) struct ConsoleSocket {
     listener: UnixListener,
-    folder: File,
+    path: PathBuf,
 }
 
 impl ConsoleSocket {
-    /// Binds it in `folder`.
-    pub(crate) fn bind(folder: &Path) -> io::Result<Self> {
-        let _ = std::fs::remove_file(folder.join(SOCKET));
-        let folder = File::open(folder)?;
-        let listener = UnixListener::bind(path_in(&folder))?;
-        Ok(Self { listener, folder })
+    /// Binds it in `dir`, which is this process's working directory meanwhile: the path of a bundle is
+    /// longer than the address of a socket may be. No descriptor of the directory is opened: init
+    /// would inherit it.
+    pub(crate) fn bind(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(SOCKET);
+        let _ = std::fs::remove_file(&path);
+        let before = std::env::current_dir()?;
+        std::env::set_current_dir(dir)?;
+        let listener = UnixListener::bind(SOCKET);
+        std::env::set_current_dir(before)?;
+        Ok(Self {
+            listener: listener?,
+            path,
+        })
     }
 
-    /// Its path for this process: a bundle's own is longer than a socket's address may be.
-    pub(crate) fn path(&self) -> PathBuf {
-        path_in(&self.folder)
+    /// Its path, which libcontainer makes a link to.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The master, after libcontainer has returned.
@@ -109,10 +116,6 @@ impl ConsoleSocket {
         let _ = std::fs::remove_file(self.path());
         receive(&stream)
     }
-}
-
-fn path_in(folder: &File) -> PathBuf {
-    format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()).into()
 }
 
 /// A descriptor that was sent over `stream`.
@@ -141,6 +144,7 @@ pub(crate) fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use oci_spec::runtime::{BoxBuilder, ProcessBuilder};
+    use std::fs::File;
     use std::io::{IsTerminal, Read, Write};
 
     #[test]
@@ -167,11 +171,14 @@ mod tests {
 
     #[test]
     fn a_descriptor_is_received() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("x".repeat(150));
+        let short = tempfile::tempdir().unwrap();
+        let folder = short.path().join("x".repeat(150));
         std::fs::create_dir(&folder).unwrap();
         let socket = ConsoleSocket::bind(&folder).unwrap();
-        let client = UnixStream::connect(socket.path()).unwrap();
+        // As libcontainer does: the address is short, and where it leads may be far.
+        let link = short.path().join("link");
+        std::os::unix::fs::symlink(socket.path(), &link).unwrap();
+        let client = UnixStream::connect(link).unwrap();
         let mut sent = File::from(
             nix::sys::memfd::memfd_create(c"sent", nix::sys::memfd::MFdFlags::empty()).unwrap(),
         );

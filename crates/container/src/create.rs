@@ -12,6 +12,7 @@ use crate::counters::CountersPage;
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::manage::ContainerLocation;
+use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::trace::{GuestEnd, TraceRequest};
 use crate::warnings;
 use crate::{
@@ -76,7 +77,7 @@ fn build(
     rootfs::mount(&request.rootfs, &location.rootfs())?;
     let rootfs = rootfs_of(&spec, &location.bundle)?;
     cwd::create_missing(&spec, &rootfs);
-    let workload = workload(&spec, &rootfs)?;
+    let mut workload = workload(&spec, &rootfs)?;
     let is_guest = matches!(workload, Workload::Guest { .. });
     let memory_limit = if is_guest {
         Some(memory_limit::create(location, &spec)?)
@@ -84,6 +85,7 @@ fn build(
         None
     };
     let mut descriptors = workload.descriptors()?;
+    let memory_map = MemoryMapSender::new(&mut workload);
     let mut context = GuestContext {
         memory_limit,
         ..GuestContext::default()
@@ -134,6 +136,9 @@ fn build(
     }
     if is_guest {
         guest_view::seal(executed.pid)?;
+    }
+    if let Some(memory_map) = memory_map {
+        memory_map.send(host_proc()?, executed.pid)?;
     }
     if let Some(page) = page
         && let Err(error) = page.publish(location, executed.pid)
@@ -228,7 +233,7 @@ fn run_libcontainer(
         opened.hand_over(terminal.master, &mut executed, handed);
     } else if terminal {
         let socket = console::ConsoleSocket::bind(&location.bundle).map_err(failed)?;
-        builder = builder.with_console_socket(Some(socket.path()));
+        builder = builder.with_console_socket(Some(socket.path().to_owned()));
         console = Some((socket, opened));
     } else {
         if let Some(fd) = opened.stdin {

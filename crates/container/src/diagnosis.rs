@@ -9,7 +9,9 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lighter_core::Failure;
 use tracing::field::{Field, Visit};
@@ -25,7 +27,12 @@ const FAILURE: char = '\u{1}';
 #[derive(Clone)]
 pub(crate) struct Diagnosis {
     file: Rc<RefCell<File>>,
+    /// That of the log of errors.
+    log: RawFd,
 }
+
+/// Whether this process has become its program, which may have anything else by the log's number.
+static ENDED: AtomicBool = AtomicBool::new(false);
 
 impl Diagnosis {
     /// Starts to keep errors. Once for each process.
@@ -37,10 +44,22 @@ impl Diagnosis {
         let log = ErrorLog {
             file: file.try_clone()?,
         };
+        let descriptor = log.file.as_raw_fd();
         let _ = tracing::subscriber::set_global_default(log);
         Ok(Self {
             file: Rc::new(RefCell::new(file)),
+            log: descriptor,
         })
+    }
+
+    /// The descriptors of the memory file.
+    pub(crate) fn descriptors(&self) -> [RawFd; 2] {
+        [self.file.borrow().as_raw_fd(), self.log]
+    }
+
+    /// Keeps nothing any more: this process is about to become its program.
+    pub(crate) fn end(&self) {
+        ENDED.store(true, Ordering::Relaxed);
     }
 
     /// Keeps a failure that this process found, to be answered as it is.
@@ -96,6 +115,9 @@ impl Subscriber for ErrorLog {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        if ENDED.load(Ordering::Relaxed) {
+            return;
+        }
         let mut line = Line::default();
         event.record(&mut line);
         let text = line.text.replace(|c: char| c.is_control(), " ");

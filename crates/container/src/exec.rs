@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::fork::{fork_sibling, pidfd_open};
 use crate::manage::ContainerLocation;
 use crate::memory_limit;
+use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::native_view::NativeView;
 use crate::trace::{GuestEnd, TraceRequest};
 use crate::{cgroup_files, init, stdio};
@@ -94,7 +95,7 @@ fn run(
     let described = spec.clone();
     // The mounts are there already, below the root of init.
     spec.set_mounts(None);
-    let workload = workload(&spec, &init.root(), is_guest)?;
+    let mut workload = workload(&spec, &init.root(), is_guest)?;
     let view = match workload {
         // In a user namespace the kernel mounts a procfs only for who sees one already.
         Workload::Native if is_guest && !init.has_user_namespace() => {
@@ -112,6 +113,10 @@ fn run(
         ..GuestContext::default()
     };
     let mut code = workload.descriptors()?;
+    // Opened here: where the process is, there is no procfs.
+    let memory_map = MemoryMapSender::new(&mut workload)
+        .map(|sender| Ok((sender, host_proc()?)))
+        .transpose()?;
     let spans = GuestEnd::open(request.trace.as_ref(), &workload);
     if let Some(spans) = &spans {
         spans.give(&mut context, &mut code);
@@ -161,12 +166,15 @@ fn run(
         has_user_namespace: init.has_user_namespace(),
     };
     executed.pid = fork_sibling(|| {
-        let failure = child.run(stdio);
+        let failure = child.run(stdio, report.as_raw_fd());
         let mut report = File::from(report);
         let _ = report.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
         1
     })
     .map_err(|error| Failure::internal(format!("cannot fork: {error}")))?;
+    if let Some((sender, proc)) = memory_map {
+        sender.send(proc, executed.pid)?;
+    }
     // This process's own ends of the pipe and of stdio have gone with the closure.
     wait_for_exec(outcome, &diagnosis)?;
     if let Some((socket, opened)) = socket {
@@ -325,6 +333,18 @@ enum ChildStdio {
     Console(UnixStream),
 }
 
+impl ChildStdio {
+    fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let (files, other) = match self {
+            Self::Files(files) => (files.as_slice(), None),
+            Self::Slave(slave) => ([].as_slice(), Some(slave.as_raw_fd())),
+            Self::Console(socket) => ([].as_slice(), Some(socket.as_raw_fd())),
+        };
+        let files = files.iter().flatten().map(AsRawFd::as_raw_fd);
+        files.chain(other)
+    }
+}
+
 /// The new process, after the fork.
 struct Child<'a> {
     spec: &'a Spec,
@@ -337,15 +357,18 @@ struct Child<'a> {
 
 impl Child<'_> {
     /// Becomes the program. Returns only if it cannot.
-    fn run(&self, stdio: ChildStdio) -> Failure {
-        match self.set_up(stdio) {
-            Ok(()) => Failure::invalid(self.executor.run(self.spec).message),
+    fn run(&self, stdio: ChildStdio, report: RawFd) -> Failure {
+        match self.set_up(stdio, report) {
+            Ok(()) => Failure::invalid(self.executor.run(self.spec, Some(report)).message),
             Err(failure) => failure,
         }
     }
 
     /// Makes of this process what the request describes, in the order of libcontainer's init.
-    fn set_up(&self, stdio: ChildStdio) -> Result<(), Failure> {
+    fn set_up(&self, stdio: ChildStdio, report: RawFd) -> Result<(), Failure> {
+        // The operation's: the root of init, the host's procfs, other ends of sockets.
+        self.executor
+            .close_descriptors(stdio.descriptors().chain([report]));
         let process = self.process;
         let syscall = create_syscall();
         let syscall = syscall.as_ref();
@@ -390,7 +413,6 @@ impl Child<'_> {
         if no_new_privileges {
             self.load_seccomp()?;
         }
-        init::close_descriptors_on_exec();
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::Write;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use crate::diagnosis::Diagnosis;
 use crate::entrypoint;
 use crate::memory_limit::MemoryLimit;
-use crate::{console, init, title};
+use crate::{console, descriptors, init, title};
 
 /// A program that runs inside init, without an execve.
 pub trait Guest {
@@ -28,8 +28,16 @@ pub trait Guest {
     /// stdio as descriptors 0 to 2; init ends with what it returns.
     fn run(self: Box<Self>, process: GuestProcess) -> ExitReason;
 
-    /// Descriptors that it needs then, beside those of regular files.
-    fn descriptors(&self) -> Vec<RawFd>;
+    /// Descriptors that it needs then: nothing else that is open now stays open.
+    ///
+    /// # Errors
+    /// When they cannot be found.
+    fn descriptors(&self) -> std::io::Result<Vec<RawFd>>;
+
+    /// The socket at which it expects one message with the `/proc/PID/pagemap` and the
+    /// `/proc/PID/maps` of its process, open for reading; none if it needs neither. Its container
+    /// has no procfs, and nothing of the host's may be open in it.
+    fn take_memory_map_sender(&mut self) -> Option<OwnedFd>;
 }
 
 /// What execve would hand to a program.
@@ -74,37 +82,30 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// Descriptors that are open now and that it needs when it runs: what a guest's code is
-    /// mapped from, and what the guest says.
+    /// Descriptors that are open now and that it needs when it runs.
     pub(crate) fn descriptors(&self) -> Result<Vec<RawFd>, Failure> {
-        let mut descriptors = open_files()?;
-        if let Self::Guest { guest, .. } = self {
-            descriptors.extend(guest.descriptors());
+        match self {
+            Self::Native => Ok(Vec::new()),
+            Self::Guest { guest, .. } => guest.descriptors().map_err(|error| {
+                Failure::internal(format!("cannot list the guest's descriptors: {error}"))
+            }),
         }
-        Ok(descriptors)
     }
-}
 
-/// Regular files that are open now.
-fn open_files() -> Result<Vec<RawFd>, Failure> {
-    let names = std::fs::read_dir("/proc/self/fd")
-        .map_err(|error| Failure::internal(format!("cannot list /proc/self/fd: {error}")))?;
-    Ok(names
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|fd| is_regular_file(*fd))
-        .collect())
-}
-
-fn is_regular_file(fd: RawFd) -> bool {
-    std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|metadata| metadata.is_file())
+    /// See [`Guest::take_memory_map_sender`].
+    pub(crate) fn take_memory_map_sender(&mut self) -> Option<OwnedFd> {
+        match self {
+            Self::Native => None,
+            Self::Guest { guest, .. } => guest.take_memory_map_sender(),
+        }
+    }
 }
 
 /// The container's workload, as libcontainer wants it.
 #[derive(Clone)]
 pub(crate) struct ContainerExecutor {
     workload: Rc<RefCell<Option<Workload>>>,
-    /// Descriptors that were open once the guest had been prepared: its mapped code.
+    /// Descriptors that the program keeps.
     descriptors: Rc<Vec<RawFd>>,
     /// Whether stdio is a terminal that the guest's process has to take control of.
     terminal: bool,
@@ -181,15 +182,24 @@ impl ContainerExecutor {
         }
     }
 
+    /// Closes what the process does not need any more. Before any path of the container is
+    /// looked up.
+    pub(crate) fn close_descriptors(&self, keep: impl IntoIterator<Item = RawFd>) {
+        let own = self.descriptors.iter().copied();
+        let keep = keep.into_iter().chain(self.diagnosis.descriptors());
+        descriptors::close_others(own.chain(keep));
+    }
+
     /// Sets the `HOME` of a process whose environment has none.
     pub(crate) fn set_home(&self, home: String) {
         *self.home.borrow_mut() = Some(home);
     }
 
     /// Becomes the program, or runs the guest and ends the process. Returns only if the
-    /// program could not be executed.
-    pub(crate) fn run(&self, spec: &Spec) -> NotExecuted {
+    /// program could not be executed; `report`, which execve closes, is still open then.
+    pub(crate) fn run(&self, spec: &Spec, report: Option<RawFd>) -> NotExecuted {
         let process = self.process(spec);
+        self.diagnosis.end();
         match self.workload.take() {
             Some(Workload::Guest { guest, path, .. }) => {
                 if self.terminal
@@ -199,7 +209,10 @@ impl ContainerExecutor {
                 }
                 run_guest(guest, process, &path.to_string_lossy(), &self.descriptors)
             }
-            _ => run_native(&self.program.borrow(), &process),
+            _ => {
+                descriptors::close_others(report);
+                run_native(&self.program.borrow(), &process)
+            }
         }
     }
 }
@@ -214,6 +227,7 @@ pub(crate) struct NotExecuted {
 impl Executor for ContainerExecutor {
     /// Runs before Create is answered, so that what is wrong becomes Create's error.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        self.close_descriptors(descriptors::sockets());
         self.check(spec).map_err(|failure| {
             self.diagnosis.report(&failure);
             ExecutorValidationError::ArgValidationError(failure.message)
@@ -231,7 +245,7 @@ impl Executor for ContainerExecutor {
     /// Start has been answered by now, so a failure can only be told on the container's stderr
     /// and by the exit status.
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let failed = self.run(spec);
+        let failed = self.run(spec, None);
         complain(&failed.message);
         init::exit_now(failed.status)
     }

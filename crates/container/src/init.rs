@@ -28,11 +28,7 @@ pub(crate) fn reset_signals() {
 /// Source: capabilities(7), "Transformation of capabilities during execve()", for a program
 /// without file capabilities. Signals are the guest's own business: it handles them all.
 pub(crate) fn become_program(name: &str, descriptors: &[RawFd]) -> Result<(), Failure> {
-    let mut keep = vec![0, 1, 2];
-    keep.extend(descriptors.iter().filter(|fd| **fd > 2));
-    keep.sort_unstable();
-    keep.dedup();
-    crate::fork::close_all_but(&keep);
+    crate::descriptors::close_others(descriptors.iter().copied());
     transform_capabilities().map_err(|error| {
         Failure::internal(format!("cannot set the guest's capabilities: {error}"))
     })?;
@@ -41,19 +37,6 @@ pub(crate) fn become_program(name: &str, descriptors: &[RawFd]) -> Result<(), Fa
         let _ = nix::sys::prctl::set_name(&base);
     }
     Ok(())
-}
-
-/// Has exec close every descriptor but stdio.
-pub(crate) fn close_descriptors_on_exec() {
-    // SAFETY: the arguments are integers, and the flag closes nothing now.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
 }
 
 /// Makes `file` descriptor 0, 1 or 2 of this process.

@@ -1,6 +1,6 @@
 //! What a container runs: a program of its image, or a guest on Wasmtime.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -268,7 +268,11 @@ impl Guest for WasmGuest {
         })
     }
 
-    fn descriptors(&self) -> Vec<RawFd> {
+    fn descriptors(&self) -> std::io::Result<Vec<RawFd>> {
         self.0.descriptors()
+    }
+
+    fn take_memory_map_sender(&mut self) -> Option<OwnedFd> {
+        self.0.take_memory_map_sender()
     }
 }

@@ -4,6 +4,9 @@
 //! were written to are cleared, or filled anew from the compiled code, and stay: so that a new
 //! instance for each request takes no page from the system and gives none back.
 
+use std::io;
+use std::os::fd::RawFd;
+
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::page_map::PageMap;
@@ -31,7 +34,8 @@ const KEPT_WITHOUT_PAGE_MAP: u64 = 128 << 10;
 pub(crate) struct Pool {
     slots: u32,
     kept: u64,
-    page_map: Option<PageMap>,
+    /// The descriptor of Wasmtime's page map.
+    page_map: Option<RawFd>,
 }
 
 impl Pool {
@@ -74,9 +78,13 @@ impl Pool {
 
     /// What has to be brought along into the container's process, and the bytes that an idle
     /// slot may keep.
-    pub(crate) fn into_page_map(self) -> Option<(PageMap, usize)> {
+    ///
+    /// # Errors
+    /// Nothing may run then: Wasmtime would clean slots by the map of another process.
+    pub(crate) fn into_page_map(self) -> io::Result<Option<(PageMap, usize)>> {
         let kept = self.kept as usize;
-        self.page_map.map(|page_map| (page_map, kept))
+        let page_map = self.page_map.map(PageMap::replace).transpose()?;
+        Ok(page_map.map(|page_map| (page_map, kept)))
     }
 }
 

@@ -5,7 +5,8 @@ mod entry;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use lighter_core::{Count, Counters};
@@ -148,16 +149,27 @@ struct Mapped {
 }
 
 impl Mapped {
-    fn new(loaded: Loaded, pool: Option<Pool>, world: World, preparation: Preparation) -> Self {
+    fn new(
+        name: &str,
+        loaded: Loaded,
+        pool: Option<Pool>,
+        world: World,
+        preparation: Preparation,
+    ) -> Result<Self, ProgramError> {
         let Loaded { code, engine, file } = loaded;
-        Self {
+        let page_map = pool.map(Pool::into_page_map).transpose();
+        let page_map = page_map.map_err(|error| ProgramError::Map {
+            name: name.to_owned(),
+            cause: format!("the socket for its page map cannot be made: {error}"),
+        })?;
+        Ok(Self {
             code,
             world,
             engine,
-            page_map: pool.and_then(Pool::into_page_map),
+            page_map: page_map.flatten(),
             artifact: file,
             preparation,
-        }
+        })
     }
 }
 
@@ -282,14 +294,37 @@ impl Program {
         self.recorder = Recorder::new(record);
     }
 
-    /// Descriptors, beside those of regular files, that have to be open when [`Program::run`]
-    /// is called in a copy of this process.
-    pub fn descriptors(&self) -> Vec<RawFd> {
-        self.page_map
-            .iter()
-            .flat_map(|(page_map, _)| page_map.descriptors())
-            .collect()
+    /// Descriptors that have to be open when [`Program::run`] is called in a copy of this process:
+    /// its code's, those of what is recorded, and Wasmtime's of the page map.
+    ///
+    /// # Errors
+    /// When the descriptors of this process cannot be listed.
+    pub fn descriptors(&self) -> io::Result<Vec<RawFd>> {
+        let mut descriptors = descriptors_of(&self.artifact)?;
+        descriptors.extend(self.recorder.descriptors());
+        descriptors.extend(self.page_map.iter().map(|(map, _)| map.descriptor()));
+        Ok(descriptors)
     }
+
+    /// The socket at which [`Program::run`], in a copy of this process, expects one message with
+    /// that process's `/proc/PID/pagemap` and `/proc/PID/maps`, open for reading. None if it
+    /// needs neither. If nobody takes it, the process opens them itself.
+    pub fn take_memory_map_sender(&mut self) -> Option<OwnedFd> {
+        self.page_map.as_mut()?.0.take_sender()
+    }
+}
+
+/// All descriptors of this process that are of the same file as `file`: Wasmtime has one of its
+/// own, from which it maps initial memories.
+fn descriptors_of(file: &File) -> io::Result<Vec<RawFd>> {
+    let wanted = file.metadata()?;
+    let is_same = |fd: &RawFd| {
+        std::fs::metadata(format!("/proc/self/fd/{fd}"))
+            .is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+    };
+    let names = std::fs::read_dir("/proc/self/fd")?.flatten();
+    let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(numbers.filter(is_same).collect())
 }
 
 /// Maps the artifact; one that is damaged is thrown away and compiled again, once.
@@ -324,13 +359,13 @@ fn find_and_map(
         .is_service()
         .then(|| Pool::new(options.http.concurrency, options.resources.memory_bytes));
     let first_error = match map(&artifact, pool.as_ref(), &options.debug) {
-        Ok(loaded) => return Ok(Mapped::new(loaded, pool, artifact.world, preparation)),
+        Ok(loaded) => return Mapped::new(name, loaded, pool, artifact.world, preparation),
         Err(error) => error,
     };
     cache.discard(&artifact).map_err(code_error)?;
     let (artifact, preparation) = find()?;
     match map(&artifact, pool.as_ref(), &options.debug) {
-        Ok(loaded) => Ok(Mapped::new(loaded, pool, artifact.world, preparation)),
+        Ok(loaded) => Mapped::new(name, loaded, pool, artifact.world, preparation),
         Err(error) => Err(ProgramError::Map {
             name: name.to_owned(),
             cause: one_line(&format!("{error:#} (and before that: {first_error:#})")),

@@ -1,6 +1,7 @@
 //! What is recorded of one container, as its process has it: open files.
 
 use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use lighter_core::ExitReason;
@@ -17,6 +18,8 @@ use crate::state::State;
 pub(crate) struct Recorder {
     /// Kept open, and so locked, for as long as the process is there.
     _lock: Option<Arc<File>>,
+    /// Those of all its files.
+    descriptors: Vec<RawFd>,
     core_dump: Option<Arc<CoreDump>>,
     profile: Option<Arc<Profile>>,
 }
@@ -24,13 +27,28 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// A recorder into the files of `record`.
     pub(crate) fn new(record: Record) -> Self {
+        let files = [
+            Some(&record.lock),
+            record.core_dump.as_ref().map(|(_, file)| file),
+            record.profile.as_ref(),
+        ];
         Self {
+            descriptors: files
+                .iter()
+                .flatten()
+                .map(|file| file.as_raw_fd())
+                .collect(),
             _lock: Some(Arc::new(record.lock)),
             core_dump: record
                 .core_dump
                 .map(|(path, file)| Arc::new(CoreDump::new(path, file, record.most_bytes))),
             profile: record.profile.map(|file| Arc::new(Profile::new(file))),
         }
+    }
+
+    /// The descriptors of its files.
+    pub(crate) fn descriptors(&self) -> &[RawFd] {
+        &self.descriptors
     }
 
     /// Begins with the profile, if there is to be one.
