@@ -13,6 +13,7 @@ use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::manage::ContainerLocation;
 use crate::memory_map::{MemoryMapSender, host_proc};
+use crate::mount_points::ContainerTree;
 use crate::trace::{GuestEnd, TraceRequest};
 use crate::warnings;
 use crate::{
@@ -71,12 +72,14 @@ fn build(
     workload: impl FnOnce(&Spec, &Path) -> Result<Workload, Failure>,
 ) -> Result<Created, Failure> {
     let location = &request.location;
-    let spec = load_spec(&location.bundle)?;
+    let mut spec = load_spec(&location.bundle)?;
+    let has_default_path = location.set_default_cgroup_path(&mut spec);
     let systemd = cgroup_files::uses_systemd(&spec)?;
     cgroup_files::require_empty(location)?;
     rootfs::mount(&request.rootfs, &location.rootfs())?;
     let rootfs = rootfs_of(&spec, &location.bundle)?;
-    cwd::create_missing(&spec, &rootfs);
+    let tree = ContainerTree::new(&spec, &rootfs)?;
+    cwd::create_missing(&spec, &tree, &rootfs)?;
     let mut workload = workload(&spec, &rootfs)?;
     let is_guest = matches!(workload, Workload::Guest { .. });
     let memory_limit = if is_guest {
@@ -105,7 +108,7 @@ fn build(
         context.counters = page.counters;
     }
 
-    let adapted = native_spec::adapt(&spec)?;
+    let adapted = native_spec::adapt(&spec)?.or_else(|| has_default_path.then(|| spec.clone()));
     let bundle = if let Workload::Guest { path, .. } = &workload {
         let mut spec = guest_view::restrict(adapted.unwrap_or_else(|| spec.clone()), &rootfs)?;
         name_program(&mut spec, path);

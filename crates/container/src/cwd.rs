@@ -3,45 +3,54 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use lighter_core::Failure;
 use oci_spec::runtime::Spec;
+
+use crate::mount_points::{ContainerTree, is_bind, is_read_only};
 
 /// Creates the container's working directory if it does not exist, as runc does.
 ///
 /// It is created in the volume that covers it or else in the rootfs, and symlinks cannot lead
 /// out of either. A failure is left to libcontainer's chdir to report.
-pub(crate) fn create_missing(spec: &Spec, rootfs: &Path) {
+///
+/// # Errors
+/// When it would have to be created in a volume that the container may not write to.
+pub(crate) fn create_missing(
+    spec: &Spec,
+    tree: &ContainerTree<'_>,
+    rootfs: &Path,
+) -> Result<(), Failure> {
     let Some(process) = spec.process() else {
-        return;
+        return Ok(());
     };
-    let Some((folder, rest)) = locate(spec, rootfs, process.cwd()) else {
-        return;
+    let place = tree.find(process.cwd())?;
+    let (root, covered) = match &place.mount {
+        None => (rootfs, PathBuf::from("/")),
+        Some((covered, mount)) if is_bind(mount) => match mount.source().as_deref() {
+            Some(source) if source.is_dir() => (source, covered.clone()),
+            _ => return Ok(()),
+        },
+        Some(_) => return Ok(()),
     };
-    if let Ok(root) = pathrs::Root::open(&folder)
-        && root.resolve(&rest).is_err()
-    {
-        let _ = root.mkdir_all(&rest, &std::fs::Permissions::from_mode(0o755));
+    let rest = place.path.strip_prefix(&covered).unwrap_or(&place.path);
+    if rest.as_os_str().is_empty() {
+        return Ok(());
     }
-}
-
-/// The folder outside the container that `cwd` lies in, and the rest of the path in it.
-fn locate(spec: &Spec, rootfs: &Path, cwd: &Path) -> Option<(PathBuf, PathBuf)> {
-    let covering = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .filter(|mount| cwd.starts_with(mount.destination()))
-        .max_by_key(|mount| mount.destination().components().count());
-    let (folder, rest) = match covering {
-        Some(mount) => {
-            let source = mount.source().as_ref().filter(|source| source.is_dir())?;
-            (
-                source.as_path(),
-                cwd.strip_prefix(mount.destination()).ok()?,
-            )
-        }
-        None => (rootfs, cwd.strip_prefix("/").unwrap_or(cwd)),
+    let Ok(root) = pathrs::Root::open(root) else {
+        return Ok(());
     };
-    (!rest.as_os_str().is_empty()).then(|| (folder.to_owned(), rest.to_owned()))
+    if root.resolve(rest).is_ok() {
+        return Ok(());
+    }
+    if place.mount.is_some_and(|(_, mount)| is_read_only(mount)) {
+        return Err(Failure::invalid(format!(
+            "cannot create the working directory {}: the volume at {} is read-only; create it in the volume, or choose another",
+            process.cwd().display(),
+            covered.display()
+        )));
+    }
+    let _ = root.mkdir_all(rest, &std::fs::Permissions::from_mode(0o755));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -49,37 +58,49 @@ mod tests {
     use super::*;
     use oci_spec::runtime::{MountBuilder, ProcessBuilder, SpecBuilder};
 
-    fn spec(cwd: &Path, volume: Option<&Path>) -> Spec {
+    fn create(cwd: &str, volume: Option<(&Path, &str)>, rootfs: &Path) -> Result<(), Failure> {
         let mut mounts = vec![];
-        if let Some(volume) = volume {
+        if let Some((volume, option)) = volume {
             mounts.push(
                 MountBuilder::default()
                     .destination("/data")
                     .typ("bind")
                     .source(volume)
+                    .options(vec!["rbind".to_owned(), option.to_owned()])
                     .build()
                     .unwrap(),
             );
         }
-        SpecBuilder::default()
+        let spec = SpecBuilder::default()
             .process(ProcessBuilder::default().cwd(cwd).build().unwrap())
             .mounts(mounts)
             .build()
-            .unwrap()
+            .unwrap();
+        create_missing(&spec, &ContainerTree::new(&spec, rootfs).unwrap(), rootfs)
     }
 
     #[test]
-    fn a_missing_folder_is_created_where_the_container_will_see_it() {
+    fn a_missing_directory_is_created_where_the_container_will_see_it() {
         let rootfs = tempfile::tempdir().unwrap();
         let volume = tempfile::tempdir().unwrap();
-        create_missing(&spec(Path::new("/a/b"), None), rootfs.path());
+        create("/a/b", None, rootfs.path()).unwrap();
         assert!(rootfs.path().join("a/b").is_dir());
-        create_missing(
-            &spec(Path::new("/data/x"), Some(volume.path())),
-            rootfs.path(),
-        );
+        create("/data/x", Some((volume.path(), "rw")), rootfs.path()).unwrap();
         assert!(volume.path().join("x").is_dir());
         assert!(!rootfs.path().join("data").exists());
+    }
+
+    #[test]
+    fn nothing_is_created_in_a_read_only_volume() {
+        let rootfs = tempfile::tempdir().unwrap();
+        let volume = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/data/deep", rootfs.path().join("link")).unwrap();
+        for cwd in ["/data/x", "/link/x"] {
+            let failure = create(cwd, Some((volume.path(), "ro")), rootfs.path()).unwrap_err();
+            assert!(failure.message.contains("read-only"), "{failure}");
+        }
+        assert_eq!(std::fs::read_dir(volume.path()).unwrap().count(), 0);
+        create("/data", Some((volume.path(), "ro")), rootfs.path()).unwrap();
     }
 
     #[test]
@@ -87,8 +108,8 @@ mod tests {
         let rootfs = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), rootfs.path().join("link")).unwrap();
-        create_missing(&spec(Path::new("/link/made"), None), rootfs.path());
-        create_missing(&spec(Path::new("/../../made"), None), rootfs.path());
+        create("/link/made", None, rootfs.path()).unwrap();
+        create("/../../made", None, rootfs.path()).unwrap();
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

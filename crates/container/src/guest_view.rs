@@ -126,7 +126,16 @@ pub(crate) fn seal(pid: i32) -> Result<(), Failure> {
     enter(&open(&format!("/proc/{pid}/ns/mnt"))?)?;
     let sealed = seal_here(&table);
     enter(&own)?;
-    sealed
+    sealed?;
+    let table =
+        std::fs::read_to_string(&table_path).map_err(|error| failed(&table_path, &error))?;
+    match kernel_mounts(&table).first() {
+        None => Ok(()),
+        Some(left) => Err(Failure::invalid(format!(
+            "cannot take the kernel's file systems away from the guest: one is left at {}, below a volume that is mounted there; mount the volume somewhere else",
+            left.display()
+        ))),
+    }
 }
 
 fn seal_here(table: &str) -> Result<(), Failure> {

@@ -25,6 +25,7 @@ mod manage;
 mod memory_limit;
 mod memory_map;
 mod memory_watch;
+mod mount_points;
 mod native_spec;
 mod native_view;
 mod rootfs;

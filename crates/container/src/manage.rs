@@ -61,6 +61,24 @@ impl ContainerLocation {
         })
     }
 
+    /// Gives a spec without a path of the cgroup the one that runc would give it. Returns whether it
+    /// had none.
+    pub(crate) fn set_default_cgroup_path(&self, spec: &mut Spec) -> bool {
+        let Some(mut linux) = spec.linux().clone() else {
+            return false;
+        };
+        let has_none = linux.cgroups_path().is_none();
+        if has_none {
+            linux.set_cgroups_path(Some(self.default_cgroup_path()));
+            spec.set_linux(Some(linux));
+        }
+        has_none
+    }
+
+    fn default_cgroup_path(&self) -> PathBuf {
+        Path::new("/").join(self.id.as_str())
+    }
+
     /// Path of the cgroup, from libcontainer's state or, when create did not get so far, the
     /// spec. Nothing for an empty path or `/`, which would name a cgroup that is not ours.
     pub(crate) fn cgroup_path(&self) -> Option<PathBuf> {
@@ -68,7 +86,10 @@ impl ContainerLocation {
             Ok(config) => Some(config.cgroup_path),
             Err(_) => Spec::load(self.bundle.join("config.json"))
                 .ok()
-                .and_then(|spec| spec.linux().as_ref()?.cgroups_path().clone()),
+                .and_then(|spec| {
+                    let path = spec.linux().as_ref()?.cgroups_path().clone();
+                    Some(path.unwrap_or_else(|| self.default_cgroup_path()))
+                }),
         };
         path.filter(|path| path.file_name().is_some())
     }

@@ -3,13 +3,30 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use libcgroups::v1::util::list_supported_mount_points;
+use libcgroups::common::DEFAULT_CGROUP_ROOT;
 use lighter_core::{ErrorClass, Failure};
-use oci_spec::runtime::{LinuxNamespaceType, Mount, MountBuilder, Spec};
+use oci_spec::runtime::{Mount, MountBuilder, Spec};
 
 use crate::cgroup_files::{is_unified, plain_path};
-use crate::guest_view::has_own;
+use crate::guest_view::mount_points;
+use crate::mount_points::is_read_only;
 use crate::{devices, limits};
+
+/// The controllers of cgroup v1 that libcgroups makes cgroups for.
+const CONTROLLERS: [&str; 12] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+];
 
 /// The spec with what libcontainer refuses or gets wrong said in another way. Nothing if there
 /// is no such thing in it.
@@ -52,13 +69,13 @@ fn adapt_privileges(spec: &mut Spec) {
 /// Spells out the mount of type `cgroup` on cgroup v1: a tmpfs with the container's cgroup of
 /// each hierarchy bound into it, which is what runc mounts.
 ///
-/// To find what to mount, libcontainer looks at the process that has init's process id, as init
-/// sees it, in the host's `/proc`. In a PID namespace that exists already (a pod with
-/// `shareProcessNamespace`) that is any process of the host, or none.
+/// libcontainer mounts them writable whatever the spec says, so that root in the container could
+/// lift its own limits; and it finds what to mount by the process that has init's process id, as init
+/// sees it, in the host's `/proc`, which in a PID namespace that exists already is any process.
 fn adapt_cgroup_mounts(spec: &mut Spec) -> Result<(), Failure> {
     let is_cgroup = |mount: &Mount| mount.typ().as_deref() == Some("cgroup");
     let has_mount = spec.mounts().iter().flatten().any(is_cgroup);
-    if !has_mount || has_own(spec, LinuxNamespaceType::Pid) || is_unified()? {
+    if !has_mount || is_unified()? {
         return Ok(());
     }
     let linux = spec.linux().clone();
@@ -68,18 +85,18 @@ fn adapt_cgroup_mounts(spec: &mut Spec) -> Result<(), Failure> {
     let (Some(mut linux), Some(path)) = (linux.clone(), path.map(|path| plain_path(path))) else {
         return Ok(());
     };
-    let roots = list_supported_mount_points()
-        .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
-    let roots: BTreeSet<PathBuf> = roots.into_values().collect();
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| Failure::internal(format!("cannot read /proc/self/mountinfo: {error}")))?;
+    let hierarchies = hierarchies(&table);
     let mut mounts = Vec::new();
     for mount in spec.mounts().iter().flatten() {
         if !is_cgroup(mount) {
             mounts.push(mount.clone());
             continue;
         }
-        let read_only = mount.options().iter().flatten().any(|name| name == "ro");
+        let read_only = is_read_only(mount);
         mounts.extend(
-            bind_mounts(mount.destination(), &path, &roots, read_only)
+            bind_mounts(mount.destination(), &path, &hierarchies, read_only)
                 .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?,
         );
         if read_only {
@@ -94,10 +111,33 @@ fn adapt_cgroup_mounts(spec: &mut Spec) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A hierarchy of cgroup v1: where the host has it, and the names that a container sees it by: that
+/// of the directory, and those of the controllers that share it.
+type Hierarchy = (PathBuf, BTreeSet<String>);
+
+/// The hierarchies in a mountinfo table in which libcgroups makes cgroups.
+fn hierarchies(table: &str) -> Vec<Hierarchy> {
+    let of_line = |line: &str| {
+        let (_, after) = line.split_once(" - cgroup ")?;
+        let options = after.split(' ').nth(1)?.split(',');
+        let mut names: BTreeSet<String> = options
+            .filter(|option| CONTROLLERS.contains(option))
+            .map(ToOwned::to_owned)
+            .collect();
+        let root = mount_points(line).next()?;
+        if names.is_empty() || !root.starts_with(DEFAULT_CGROUP_ROOT) {
+            return None;
+        }
+        names.insert(root.file_name()?.to_str()?.to_owned());
+        Some((root, names))
+    };
+    table.lines().filter_map(of_line).collect()
+}
+
 fn bind_mounts(
     destination: &Path,
     path: &Path,
-    roots: &BTreeSet<PathBuf>,
+    hierarchies: &[Hierarchy],
     read_only: bool,
 ) -> Result<Vec<Mount>, oci_spec::OciSpecError> {
     let options = |more: &[&str]| -> Vec<String> {
@@ -112,22 +152,21 @@ fn bind_mounts(
             .options(options(&["mode=755"]))
             .build()?,
     ];
-    for root in roots {
-        let Some(name) = root.file_name() else {
-            continue;
-        };
-        let mut more = vec!["bind"];
-        if read_only {
-            more.push("ro");
+    for (root, names) in hierarchies {
+        for name in names {
+            let mut more = vec!["bind"];
+            if read_only {
+                more.push("ro");
+            }
+            mounts.push(
+                MountBuilder::default()
+                    .destination(destination.join(name))
+                    .typ("bind")
+                    .source(root.join(path))
+                    .options(options(&more))
+                    .build()?,
+            );
         }
-        mounts.push(
-            MountBuilder::default()
-                .destination(destination.join(name))
-                .typ("bind")
-                .source(root.join(path))
-                .options(options(&more))
-                .build()?,
-        );
     }
     Ok(mounts)
 }
@@ -138,11 +177,17 @@ mod tests {
 
     #[test]
     fn each_hierarchy_shows_the_containers_own_folder() {
-        let roots = ["/sys/fs/cgroup/cpu".into(), "/sys/fs/cgroup/memory".into()].into();
+        let table = "\
+            1 0 0:1 / /sys/fs/cgroup/cpu,cpuacct rw shared:3 - cgroup cgroup rw,cpu,cpuacct\n\
+            2 0 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            3 0 0:3 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+            4 0 0:4 / /elsewhere/pids rw - cgroup cgroup rw,pids\n\
+            5 0 0:5 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let hierarchies = hierarchies(table);
         let mounts = bind_mounts(
             Path::new("/sys/fs/cgroup"),
             Path::new("pods/a"),
-            &roots,
+            &hierarchies,
             true,
         )
         .unwrap();
@@ -151,14 +196,20 @@ mod tests {
             .map(|mount| (mount.destination().as_path(), mount.source().as_deref()))
             .collect();
         assert_eq!(shown[0].0, Path::new("/sys/fs/cgroup"));
+        let names: Vec<_> = shown
+            .iter()
+            .skip(1)
+            .filter_map(|it| it.0.file_name())
+            .collect();
+        assert_eq!(names, ["cpu", "cpu,cpuacct", "cpuacct", "memory"]);
         assert_eq!(
-            shown[2],
+            shown[4],
             (
                 Path::new("/sys/fs/cgroup/memory"),
                 Some(Path::new("/sys/fs/cgroup/memory/pods/a"))
             )
         );
-        let options = mounts[2].options().clone().unwrap();
+        let options = mounts[4].options().clone().unwrap();
         assert!(options.contains(&"ro".to_owned()), "{options:?}");
     }
 
