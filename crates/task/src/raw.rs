@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use lighter_core::ExitReason;
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -45,4 +46,33 @@ pub(crate) fn own(descriptors: Vec<RawFd>) -> Vec<OwnedFd> {
 pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
     // SAFETY: kill takes integers; a wrong one is an error.
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Collects a child that has ended, if there is one, and says how it ended. Fails with ECHILD if there
+/// is no child at all.
+///
+/// nix's waitid collects one that a real-time signal has killed, and then fails: it has no name for
+/// the signal.
+pub(crate) fn reap() -> Result<Option<(i32, ExitReason)>, Errno> {
+    let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)?;
+    // SAFETY: waitid has filled these fields, or left them zero if no child has ended.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    // Statuses and numbers of signals fit a byte.
+    let reason = match info.si_code {
+        libc::CLD_EXITED => ExitReason::Exited(status as u8),
+        _ => ExitReason::Signaled(status as u8),
+    };
+    Ok((pid != 0).then_some((pid, reason)))
+}
+
+fn waitid(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    flags: libc::c_int,
+) -> Result<libc::siginfo_t, Errno> {
+    // SAFETY: zero is a valid value of each of its fields.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes a siginfo_t where the pointer points to, which is one.
+    let result = unsafe { libc::waitid(kind, id, &raw mut info, flags) };
+    Errno::result(result).map(|_| info)
 }
