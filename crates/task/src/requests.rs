@@ -309,7 +309,8 @@ impl Service {
         let (id, process) = (request.id.as_str(), request.exec_id());
         let accepted = self.accept(id, process, Request::Kill)?;
         let what = describe(id, process);
-        let signal = i32::try_from(request.signal).unwrap_or_default();
+        let signal = signal(request.signal)
+            .map_err(|failure| Failure::new(failure.class, format!("{what}: {failure}")))?;
         if signal == libc::SIGKILL {
             // What was killed before, here or in the same slice, is not taken for the reason.
             self.tasks().check_memory(id);
@@ -331,7 +332,6 @@ impl Service {
                 ErrorClass::NotFound,
                 format!("{what}: the process has already finished"),
             ),
-            Errno::EINVAL => Failure::invalid(format!("there is no signal {signal}")),
             error => Failure::internal(format!("{what}: cannot send signal {signal}: {error}")),
         })?;
         if accepted.paused && signal == libc::SIGKILL {
@@ -523,5 +523,30 @@ fn mount(mount: api::Mount) -> Mount {
         kind: mount.type_,
         source: mount.source,
         options: mount.options,
+    }
+}
+
+/// The signal with this number, or 0, which only checks whether the process is there.
+fn signal(number: u32) -> Result<i32, Failure> {
+    let signal = i32::try_from(number).ok();
+    signal
+        .filter(|signal| *signal <= libc::SIGRTMAX())
+        .ok_or_else(|| Failure::invalid(format!("unknown signal: {number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_no_signal_is_refused() {
+        for number in [0, 1, 9, 15, 31, 34, 64] {
+            assert_eq!(signal(number), Ok(number.cast_signed()));
+        }
+        for number in [65, 4096, 0x7fff_ffff, 0x8000_0000, 0x8000_0009, u32::MAX] {
+            let failure = signal(number).unwrap_err();
+            assert_eq!(failure.class, ErrorClass::InvalidArgument);
+            assert_eq!(failure.message, format!("unknown signal: {number}"));
+        }
     }
 }
