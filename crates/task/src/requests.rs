@@ -108,7 +108,7 @@ impl Service {
             bundle: PathBuf::from(request.bundle),
         };
         let mut init = Process::new(stdio.clone());
-        let reader = init.hold_stdin();
+        let reader = init.hold_stdin(&self.tasks().stdin_watch());
         let task = Task::new(target.bundle.clone(), init);
         self.tasks().begin(id.as_str(), task)?;
         let what = format!("create of container {id}");
@@ -186,10 +186,11 @@ impl Service {
     async fn start_exec(&self, id: &str, exec: &str, target: Target) -> Result<i32, Failure> {
         let (stdio, reader, init) = {
             let mut tasks = self.tasks();
+            let watch = tasks.stdin_watch();
             let task = tasks.get(id)?;
             let init = task.init.pid;
             let process = task.process_mut(exec)?;
-            let made_with = (process.stdio.clone(), process.hold_stdin(), init);
+            let made_with = (process.stdio.clone(), process.hold_stdin(&watch), init);
             tasks.begin_exec();
             made_with
         };

@@ -16,7 +16,7 @@ use crate::events::{event, out_of_memory};
 use crate::memory::MemoryWatch;
 use crate::publisher::Publisher;
 use crate::spans::SpanSender;
-use crate::stdio::{HeldStdin, hold_readers, hold_writer};
+use crate::stdio::{HeldStdin, StdinWatch, hold_readers, hold_writer};
 use crate::terminal::Terminal;
 
 /// The status of what SIGKILL has ended, or of a shell whose command it has.
@@ -64,11 +64,11 @@ impl Process {
 
     /// Holds its stdin from now on. The file is an end of it that the caller keeps until the
     /// process has its own.
-    pub(crate) fn hold_stdin(&mut self) -> Option<File> {
+    pub(crate) fn hold_stdin(&mut self, watch: &StdinWatch) -> Option<File> {
         if self.stdio.terminal || matches!(self.stdin, Stdin::Closed) {
             return None;
         }
-        let held = HeldStdin::hold(&self.stdio).inspect_err(|error| {
+        let held = watch.hold(&self.stdio).inspect_err(|error| {
             log::warn!("stdin {} is not held open: {error}", self.stdio.stdin);
         });
         let (held, reader) = held.ok()??;
@@ -159,6 +159,7 @@ pub(crate) struct Tasks {
     /// Whose processes these are: task and exec.
     pids: HashMap<i32, (String, String)>,
     loggers: HashSet<i32>,
+    stdin_watch: StdinWatch,
     publisher: Publisher,
     /// Where spans go, if there are any.
     spans: Option<SpanSender>,
@@ -174,11 +175,16 @@ impl Tasks {
             tasks: HashMap::new(),
             pids: HashMap::new(),
             loggers: HashSet::new(),
+            stdin_watch: StdinWatch::default(),
             publisher,
             spans,
             making: 0,
             unclaimed: HashMap::new(),
         }
+    }
+
+    pub(crate) fn stdin_watch(&self) -> StdinWatch {
+        self.stdin_watch.clone()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
