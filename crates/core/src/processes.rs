@@ -41,6 +41,11 @@ impl Processes {
         self.find(process).ok()?.exit()
     }
 
+    /// Whether the task is there to stay: it has been created and is not being deleted.
+    pub fn is_established(&self) -> bool {
+        self.init.is_established()
+    }
+
     /// Whether `request` is legal for `process` now. See [`Lifecycle::accept`].
     pub fn accept(&mut self, process: &str, request: Request) -> Result<(), Failure> {
         let has_ended = process == INIT && self.held.is_some();

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+use crate::calls::{PendingCall, PendingCalls};
 use crate::operation::Operation;
 use crate::raw::register;
 use crate::reaper::now;
@@ -41,7 +42,9 @@ pub(crate) struct Service {
     pub(crate) runtime: Box<dyn Runtime>,
     /// Never held across an await.
     tasks: Arc<Mutex<Tasks>>,
-    pub(crate) shutdown: Arc<Notify>,
+    /// Calls that change something.
+    pub(crate) pending: PendingCalls,
+    shutdown: Arc<Notify>,
 }
 
 /// A request that is legal, as the runtime names its task.
@@ -50,6 +53,8 @@ struct Accepted {
     /// Of the process that is asked for.
     pid: i32,
     paused: bool,
+    /// Keeps Delete waiting until the request has ended.
+    _pending: PendingCall,
 }
 
 impl Service {
@@ -61,6 +66,7 @@ impl Service {
         Self {
             runtime,
             tasks,
+            pending: PendingCalls::default(),
             shutdown,
         }
     }
@@ -85,6 +91,7 @@ impl Service {
             },
             pid: task.process_mut(process)?.pid,
             paused: task.is_paused(),
+            _pending: task.pending.begin(),
         })
     }
 
@@ -251,14 +258,21 @@ impl Service {
         process: &str,
     ) -> Result<(i32, Exit), Failure> {
         let accepted = self.accept(id, process, Request::Delete)?;
+        let (target, pid) = (accepted.target.clone(), accepted.pid);
+        if process == INIT {
+            // An operation that still runs could make again what is removed.
+            drop(accepted);
+            let pending = self.tasks().get(id)?.pending.clone();
+            pending.settled().await;
+        }
         self.settle_output(id, process).await;
         if process == INIT {
-            if let Err(failure) = self.remove(&accepted.target).await {
+            if let Err(failure) = self.remove(&target).await {
                 self.tasks().get(id)?.lifecycle.delete_failed(INIT);
                 return Err(failure);
             }
         } else {
-            let _ = std::fs::remove_file(description(&accepted.target.bundle, process));
+            let _ = std::fs::remove_file(description(&target.bundle, process));
         }
         let mut tasks = self.tasks();
         let exit = tasks.get(id)?.lifecycle.exit(process);
@@ -267,7 +281,7 @@ impl Service {
         let status = if process == INIT { 137 } else { 255 };
         tasks.remove(id, process);
         let exit = exit.unwrap_or(Exit { status, at: now() });
-        Ok((accepted.pid, exit))
+        Ok((pid, exit))
     }
 
     /// Waits until the output of an ended process has reached the client or the logger.
@@ -359,29 +373,39 @@ impl Service {
     }
 
     /// Ends what init has left behind, where the kernel does not.
-    pub(crate) async fn kill_remaining(&self, id: &str) {
-        let target = {
+    pub(crate) fn kill_remaining(self: &Arc<Self>, id: String) {
+        let (target, pending) = {
             let mut tasks = self.tasks();
-            let (Ok(container), Ok(task)) = (parse(id), tasks.get(id)) else {
+            let (Ok(container), Ok(task)) = (parse(&id), tasks.get(&id)) else {
                 return;
             };
-            Target {
+            let target = Target {
                 id: container,
                 bundle: task.bundle.clone(),
-            }
+            };
+            (target, [task.pending.begin(), self.pending.begin()])
         };
-        match self.kill_all(&target, libc::SIGKILL, false).await {
-            // It is being deleted, which ends them as well.
-            Err(failure) if failure.class == ErrorClass::NotFound => {}
-            Err(failure) => log::warn!(container = id; "{failure}"),
-            Ok(()) => {}
-        }
+        let service = Arc::clone(self);
+        tokio::spawn(async move {
+            let _pending = pending;
+            match service.kill_all(&target, libc::SIGKILL, false).await {
+                // Its cgroup is gone, with all that was in it.
+                Err(failure) if failure.class == ErrorClass::NotFound => {}
+                Err(failure) => log::warn!(container = id.as_str(); "{failure}"),
+                Ok(()) => {}
+            }
+        });
     }
 
     pub(crate) async fn pause_task(&self, id: &str) -> Result<(), Failure> {
-        let target = self.accept(id, INIT, Request::Pause)?.target;
+        let accepted = self.accept(id, INIT, Request::Pause)?;
+        let target = &accepted.target;
         let what = format!("pause of container {id}");
-        let result = self.call(self.runtime.pause(&target), &what).await;
+        let result = self.call(self.runtime.pause(target), &what).await;
+        if result.is_err() {
+            // As runc does: what could not be frozen, or not in time, must not stay half frozen.
+            let _ = self.call::<()>(self.runtime.resume(target), &what).await;
+        }
         self.tasks().update(id, |task| match result {
             Ok(()) => task.lifecycle.paused(),
             Err(_) => {
@@ -393,8 +417,8 @@ impl Service {
     }
 
     pub(crate) async fn resume_task(&self, id: &str) -> Result<(), Failure> {
-        let target = self.accept(id, INIT, Request::Resume)?.target;
-        self.thaw(id, &target).await
+        let accepted = self.accept(id, INIT, Request::Resume)?;
+        self.thaw(id, &accepted.target).await
     }
 
     async fn thaw(&self, id: &str, target: &Target) -> Result<(), Failure> {
@@ -406,9 +430,10 @@ impl Service {
 
     pub(crate) async fn update_task(&self, request: api::UpdateTaskRequest) -> Result<(), Failure> {
         let id = &request.id;
-        let target = self.accept(id, INIT, Request::Update)?.target;
+        let accepted = self.accept(id, INIT, Request::Update)?;
+        let target = &accepted.target;
         let what = format!("update of container {id}");
-        let operation = self.runtime.update(&target, &request.resources.value);
+        let operation = self.runtime.update(target, &request.resources.value);
         self.call(operation, &what).await
     }
 
@@ -426,15 +451,16 @@ impl Service {
     }
 
     pub(crate) async fn task_pids(&self, id: &str) -> Result<Vec<i32>, Failure> {
-        let target = self.accept(id, INIT, Request::Pids)?.target;
+        let accepted = self.accept(id, INIT, Request::Pids)?;
         let what = format!("list of processes of container {id}");
-        self.call(self.runtime.pids(&target), &what).await
+        self.call(self.runtime.pids(&accepted.target), &what).await
     }
 
     pub(crate) async fn task_statistics(&self, id: &str) -> Result<Statistics, Failure> {
-        let target = self.accept(id, INIT, Request::Statistics)?.target;
+        let accepted = self.accept(id, INIT, Request::Statistics)?;
         let what = format!("statistics of container {id}");
-        self.call(self.runtime.statistics(&target), &what).await
+        self.call(self.runtime.statistics(&accepted.target), &what)
+            .await
     }
 
     pub(crate) fn resize(&self, request: &api::ResizePtyRequest) -> Result<(), Failure> {
@@ -473,6 +499,20 @@ impl Service {
     ) -> Result<T, Failure> {
         let (answer, _) = finish(operation, what, OPERATION_LIMIT).await?;
         Ok(answer)
+    }
+
+    /// Ends the shim, unless a task is there to stay: a pod's shim is asked once for each container.
+    ///
+    /// Waits for the calls under way, as runc's shim does. So what is being created or deleted is
+    /// either gone by then, or there to stay.
+    pub(crate) async fn shut_down(&self) {
+        if self.tasks().has_established() {
+            return;
+        }
+        self.pending.settled().await;
+        if self.tasks().is_empty() {
+            self.shutdown.notify_one();
+        }
     }
 }
 

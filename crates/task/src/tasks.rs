@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::calls::PendingCalls;
 use crate::events::{event, out_of_memory};
 use crate::memory::MemoryWatch;
 use crate::publisher::Publisher;
@@ -103,6 +104,8 @@ pub(crate) struct Task {
     pub(crate) lifecycle: Processes,
     pub(crate) init: Process,
     execs: HashMap<String, Process>,
+    /// Accepted requests that are under way.
+    pub(crate) pending: PendingCalls,
     /// Whether the kernel ends the others when init ends.
     owns_pid_namespace: bool,
     memory: Option<MemoryWatch>,
@@ -118,6 +121,7 @@ impl Task {
             lifecycle: Processes::new(),
             init,
             execs: HashMap::new(),
+            pending: PendingCalls::default(),
             owns_pid_namespace: true,
             memory: None,
             watcher: JoinSet::new(),
@@ -189,6 +193,12 @@ impl Tasks {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    /// Whether there is a task that has been created and is not being deleted.
+    pub(crate) fn has_established(&self) -> bool {
+        let mut tasks = self.tasks.values();
+        tasks.any(|task| task.lifecycle.is_established())
     }
 
     pub(crate) fn get(&mut self, id: &str) -> Result<&mut Task, Failure> {
