@@ -6,6 +6,7 @@
 
 mod calls;
 mod events;
+mod making;
 mod memory;
 mod metrics;
 mod operation;

@@ -48,6 +48,14 @@ pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// Ends a process with SIGKILL. One that has ended already is no error.
+pub(crate) fn kill_pidfd(pidfd: &OwnedFd) {
+    let (fd, signal) = (pidfd.as_raw_fd(), libc::SIGKILL);
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open, and without information the kernel reads none.
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) };
+}
+
 /// Collects a child that has ended, if there is one, and says how it ended. Fails with ECHILD if there
 /// is no child at all.
 ///
@@ -63,6 +71,13 @@ pub(crate) fn reap() -> Result<Option<(i32, ExitReason)>, Errno> {
         _ => ExitReason::Signaled(status as u8),
     };
     Ok((pid != 0).then_some((pid, reason)))
+}
+
+/// Whether the process is a child of this one that has not been collected.
+pub(crate) fn is_unreaped(pidfd: &OwnedFd) -> bool {
+    let id = pidfd.as_raw_fd().cast_unsigned();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    waitid(libc::P_PIDFD, id, flags).is_ok()
 }
 
 fn waitid(

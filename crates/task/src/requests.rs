@@ -1,47 +1,38 @@
-//! What each call of the task API does.
+//! What each call of the task API does. Those that make a process are in `making`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use containerd_shim_protos::api;
-use lighter_core::{
-    ContainerId, Created, ErrorClass, Executed, Exit, Failure, INIT, Mount, Request, Statistics,
-    Stdio,
-};
+use lighter_core::{ContainerId, ErrorClass, Exit, Failure, INIT, Request, Statistics, Stdio};
 use nix::errno::Errno;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::calls::{PendingCall, PendingCalls};
+use crate::making::Cancellation;
 use crate::operation::Operation;
-use crate::raw::register;
+use crate::raw::{kill_pidfd, readable, register};
 use crate::reaper::now;
-use crate::runtime::{CreateTask, ExecTask, Runtime, Target};
-use crate::runtime_options;
-use crate::tasks::{Process, Stdin, Task, Tasks};
-use crate::traced;
+use crate::runtime::{Runtime, Target};
+use crate::tasks::{Process, Stdin, Tasks};
 
-/// A first start of an image compiles it, which has two minutes of its own. So may an exec.
-const MAKE_LIMIT: Duration = Duration::from_secs(150);
 /// Hooks run in start and delete.
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 /// How long a logger may take to write what it has got, as with runc.
 const LOGGER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a terminal's output may take to reach the client after the process's end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-/// How often it is looked whether a logger has ended.
-const LOGGER_PAUSE: Duration = Duration::from_millis(20);
 
 /// The task service of one shim.
 pub(crate) struct Service {
     pub(crate) runtime: Box<dyn Runtime>,
     /// Never held across an await.
-    tasks: Arc<Mutex<Tasks>>,
+    pub(crate) tasks: Arc<Mutex<Tasks>>,
     /// Calls that change something.
     pub(crate) pending: PendingCalls,
     shutdown: Arc<Notify>,
@@ -95,65 +86,8 @@ impl Service {
         })
     }
 
-    pub(crate) async fn create_task(
-        &self,
-        request: api::CreateTaskRequest,
-    ) -> Result<i32, Failure> {
-        let id = parse(&request.id)?;
-        let options = runtime_options::of(request.options.as_ref())?;
-        if !request.checkpoint.is_empty() {
-            return Err(no_checkpoints("restore"));
-        }
-        let stdio = Stdio {
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-            terminal: request.terminal,
-        };
-        let target = Target {
-            id: id.clone(),
-            bundle: PathBuf::from(request.bundle),
-        };
-        let mut init = Process::new(stdio.clone());
-        let reader = init.hold_stdin(&self.tasks().stdin_watch());
-        let task = Task::new(target.bundle.clone(), init);
-        self.tasks().begin(id.as_str(), task)?;
-        let what = format!("create of container {id}");
-        let created = finish::<Created>(
-            self.runtime.create(CreateTask {
-                target: target.clone(),
-                rootfs: request.rootfs.into_iter().map(mount).collect(),
-                stdio,
-                options,
-                trace: traced::current(),
-            }),
-            &what,
-            MAKE_LIMIT,
-        )
-        .await;
-        drop(reader);
-        match created {
-            Ok((created, handed)) => {
-                self.tasks().created(id.as_str(), &created, handed);
-                self.watch_memory(id.as_str());
-                Ok(created.stdio.pid)
-            }
-            Err(failure) => {
-                // An operation that was killed has not cleaned up; one that answered has, and
-                // for a container of the same id that is not ours there is nothing to clean.
-                if failure.class != ErrorClass::AlreadyExists {
-                    self.remove(&target).await.unwrap_or_else(
-                        |failure| log::error!(container = id.as_str(); "{failure}"),
-                    );
-                }
-                self.tasks().create_failed(id.as_str());
-                Err(failure)
-            }
-        }
-    }
-
     /// Publishes as soon as the container runs out of memory, until its task is gone.
-    fn watch_memory(&self, id: &str) {
+    pub(crate) fn watch_memory(&self, id: &str) {
         let mut tasks = self.tasks();
         let Some((descriptor, interest)) = tasks.memory_descriptor(id) else {
             return;
@@ -190,41 +124,6 @@ impl Service {
         result.map(|()| accepted.pid)
     }
 
-    async fn start_exec(&self, id: &str, exec: &str, target: Target) -> Result<i32, Failure> {
-        let (stdio, reader, init) = {
-            let mut tasks = self.tasks();
-            let watch = tasks.stdin_watch();
-            let task = tasks.get(id)?;
-            let init = task.init.pid;
-            let process = task.process_mut(exec)?;
-            let made_with = (process.stdio.clone(), process.hold_stdin(&watch), init);
-            tasks.begin_exec();
-            made_with
-        };
-        let description = description(&target.bundle, exec);
-        let what = format!("exec of process {exec} in container {id}");
-        let operation = self.runtime.exec(ExecTask {
-            target,
-            init,
-            process: description.clone(),
-            stdio,
-            trace: traced::current(),
-        });
-        let result = finish::<Executed>(operation, &what, MAKE_LIMIT).await;
-        drop(reader);
-        let _ = std::fs::remove_file(description);
-        match result {
-            Ok((executed, handed)) => {
-                self.tasks().executed(id, exec, &executed, handed);
-                Ok(executed.pid)
-            }
-            Err(failure) => {
-                self.tasks().execute_failed(id, exec);
-                Err(failure)
-            }
-        }
-    }
-
     /// Adds a process. Its description goes to a file of the bundle, for root alone, until it
     /// is started: its environment may hold secrets, and the shim's memory is every guest's.
     pub(crate) fn exec_task(&self, request: api::ExecProcessRequest) -> Result<(), Failure> {
@@ -257,12 +156,18 @@ impl Service {
         id: &str,
         process: &str,
     ) -> Result<(i32, Exit), Failure> {
+        // What is being made nobody wants any more. If that cannot be stopped in time, it is deleted.
+        self.cancel_making(id, process).await;
         let accepted = self.accept(id, process, Request::Delete)?;
         let (target, pid) = (accepted.target.clone(), accepted.pid);
         if process == INIT {
             // An operation that still runs could make again what is removed.
             drop(accepted);
-            let pending = self.tasks().get(id)?.pending.clone();
+            let (execs, pending) = {
+                let mut tasks = self.tasks();
+                (tasks.making_execs(id), tasks.get(id)?.pending.clone())
+            };
+            execs.iter().for_each(Cancellation::request);
             pending.settled().await;
         }
         self.settle_output(id, process).await;
@@ -294,7 +199,7 @@ impl Service {
             let terminal = process.terminal.as_mut();
             (
                 terminal.and_then(|terminal| terminal.take_output()),
-                process.logger,
+                process.logger.take(),
             )
         };
         if let Some(output) = output {
@@ -303,29 +208,36 @@ impl Service {
         let Some(logger) = logger else {
             return;
         };
-        let ended = async {
-            while self.tasks().is_logger_running(logger) {
-                tokio::time::sleep(LOGGER_PAUSE).await;
+        let what = describe(id, process);
+        let logger = match readable(logger) {
+            Ok(logger) => logger,
+            Err(error) => {
+                log::error!(container = id; "{what}: cannot wait for its logger: {error}");
+                return;
             }
         };
+        let ended = logger.readable();
         if tokio::time::timeout(LOGGER_LIMIT, ended).await.is_err() {
-            let what = describe(id, process);
             log::warn!(container = id; "{what}: its logger did not end and is killed");
-            let _ = crate::raw::kill(logger, libc::SIGKILL);
+            kill_pidfd(logger.get_ref());
         }
     }
 
-    async fn remove(&self, target: &Target) -> Result<(), Failure> {
+    pub(crate) async fn remove(&self, target: &Target) -> Result<(), Failure> {
         let what = format!("delete of container {}", target.id);
         self.call(self.runtime.remove(target), &what).await
     }
 
     pub(crate) async fn kill_task(&self, request: &api::KillRequest) -> Result<(), Failure> {
         let (id, process) = (request.id.as_str(), request.exec_id());
-        let accepted = self.accept(id, process, Request::Kill)?;
         let what = describe(id, process);
         let signal = signal(request.signal)
             .map_err(|failure| Failure::new(failure.class, format!("{what}: {failure}")))?;
+        if signal == libc::SIGKILL && process != INIT {
+            // What is being started shall not start after its killer has gone on.
+            self.cancel_making(id, process).await;
+        }
+        let accepted = self.accept(id, process, Request::Kill)?;
         if signal == libc::SIGKILL {
             // What was killed before, here or in the same slice, is not taken for the reason.
             self.tasks().check_memory(id);
@@ -497,7 +409,9 @@ impl Service {
         operation: io::Result<Operation>,
         what: &str,
     ) -> Result<T, Failure> {
-        let (answer, _) = finish(operation, what, OPERATION_LIMIT).await?;
+        let operation = operation
+            .map_err(|error| Failure::internal(format!("{what}: cannot fork: {error}")))?;
+        let (answer, _) = operation.finish(what, OPERATION_LIMIT).await?;
         Ok(answer)
     }
 
@@ -516,17 +430,6 @@ impl Service {
     }
 }
 
-/// The answer of an operation that the runtime has started, or could not start.
-async fn finish<T: DeserializeOwned>(
-    operation: io::Result<Operation>,
-    what: &str,
-    limit: Duration,
-) -> Result<(T, Vec<OwnedFd>), Failure> {
-    let operation =
-        operation.map_err(|error| Failure::internal(format!("{what}: cannot fork: {error}")))?;
-    operation.finish(what, limit).await
-}
-
 pub(crate) fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
     // A panic ends its connection only; what it left half changed is one task's state.
     tasks
@@ -535,7 +438,7 @@ pub(crate) fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
 }
 
 /// The file that describes an added process until it is started.
-fn description(bundle: &Path, exec: &str) -> PathBuf {
+pub(crate) fn description(bundle: &Path, exec: &str) -> PathBuf {
     bundle.join(format!("exec-{exec}.json"))
 }
 
@@ -546,7 +449,7 @@ fn describe(id: &str, process: &str) -> String {
     }
 }
 
-fn parse(id: &str) -> Result<ContainerId, Failure> {
+pub(crate) fn parse(id: &str) -> Result<ContainerId, Failure> {
     ContainerId::parse(id).map_err(|error| Failure::invalid(error.to_string()))
 }
 
@@ -557,14 +460,6 @@ pub(crate) fn no_checkpoints(what: &str) -> Failure {
             "{what}: checkpoints need CRIU, which cannot restore the mapped code and memory of a Wasm guest; Lighter has none for Linux containers either"
         ),
     )
-}
-
-fn mount(mount: api::Mount) -> Mount {
-    Mount {
-        kind: mount.type_,
-        source: mount.source,
-        options: mount.options,
-    }
 }
 
 /// The signal with this number, or 0, which only checks whether the process is there.
