@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use lighter_core::{Created, ErrorClass, Executed, Failure, Mount, Stdio};
+use lighter_core::{Created, Descriptor, ErrorClass, Executed, Failure, Mount, Stdio};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::counters::CountersPage;
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
+use crate::fork::pidfd_open;
 use crate::manage::ContainerLocation;
 use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::mount_points::ContainerTree;
@@ -211,7 +212,7 @@ fn run_libcontainer(
     let terminal = request.stdio.terminal;
     let is_guest = matches!(workload, Workload::Guest { .. });
     let owner = stdio::host_owner(spec, spec.process().as_ref());
-    let opened = stdio::open(&request.stdio, owner, location)?;
+    let mut opened = stdio::open(&request.stdio, owner, location)?;
     let diagnosis = Diagnosis::start()
         .map_err(|error| Failure::internal(format!("cannot make a memory file: {error}")))?;
     let executor =
@@ -221,10 +222,8 @@ fn run_libcontainer(
 
     let mut builder = ContainerBuilder::new(location.id.to_string(), SyscallType::default())
         .with_executor(executor);
-    let mut executed = Executed {
-        logger: opened.logger,
-        ..Executed::default()
-    };
+    let mut executed = Executed::default();
+    opened.pass_logger(&mut executed, handed);
     let mut console = None;
     if terminal && is_guest {
         let terminal = console::open(spec.process().as_ref()).map_err(failed)?;
@@ -264,6 +263,10 @@ fn run_libcontainer(
         .pid()
         .ok_or_else(|| Failure::internal("libcontainer has created no process"))?;
     executed.pid = pid.as_raw();
+    let pidfd = pidfd_open(executed.pid)
+        .map_err(|_| Failure::internal("the container's init has ended while it was set up"))?;
+    executed.descriptors.push(Descriptor::Init);
+    handed.push(pidfd);
     if let Some((socket, opened)) = console {
         let master = socket.receive().map_err(failed)?;
         console::adopt(&master, spec.process().as_ref(), owner).map_err(failed)?;

@@ -26,7 +26,7 @@ use crate::console::{self, Terminal};
 use crate::create::load_spec;
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
-use crate::fork::{fork_sibling, pidfd_open};
+use crate::fork::{ShimLink, pidfd_open};
 use crate::manage::ContainerLocation;
 use crate::memory_limit;
 use crate::memory_map::{MemoryMapSender, host_proc};
@@ -59,18 +59,18 @@ pub struct ExecRequest {
 /// shim.
 ///
 /// `workload` finds out what its program is, from a spec with the process, the path that the
-/// root of the container is seen at, and whether the container is a guest's. What the shim needs
-/// is put into `handed`, and named in the answer.
+/// root of the container is seen at, and whether the container is a guest's. The process runs once
+/// the shim has claimed it. What else the shim needs goes over `link`, and is named in the answer.
 ///
 /// Runs in a fork of the shim, see [`crate::Operation`]. A program that cannot be executed is an
 /// error, with the wording of runc, from which `docker exec` derives its exit codes.
 pub fn exec(
     request: &ExecRequest,
-    handed: &mut Vec<OwnedFd>,
+    link: &mut ShimLink,
     workload: impl FnOnce(&Spec, &Path, bool) -> Result<Workload, Failure>,
 ) -> Result<Executed, Failure> {
     let location = &request.location;
-    run(request, handed, workload).map_err(|failure| {
+    run(request, link, workload).map_err(|failure| {
         Failure::new(
             failure.class,
             format!(
@@ -83,7 +83,7 @@ pub fn exec(
 
 fn run(
     request: &ExecRequest,
-    handed: &mut Vec<OwnedFd>,
+    link: &mut ShimLink,
     workload: impl FnOnce(&Spec, &Path, bool) -> Result<Workload, Failure>,
 ) -> Result<Executed, Failure> {
     let location = &request.location;
@@ -124,10 +124,8 @@ fn run(
 
     let owner = stdio::host_owner(&spec, Some(&process));
     let mut opened = stdio::open(&request.stdio, owner, location)?;
-    let mut executed = Executed {
-        logger: opened.logger,
-        ..Executed::default()
-    };
+    let mut executed = Executed::default();
+    opened.pass_logger(&mut executed, &mut link.passed_fds);
     let terminal = request.stdio.terminal;
     let failed =
         |error: std::io::Error| Failure::internal(format!("cannot make the terminal: {error}"));
@@ -140,7 +138,7 @@ fn run(
         ])
     } else if is_guest {
         let Terminal { master, slave } = console::open(Some(&process)).map_err(failed)?;
-        opened.hand_over(master, &mut executed, handed);
+        opened.hand_over(master, &mut executed, &mut link.passed_fds);
         ChildStdio::Slave(slave)
     } else {
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
@@ -165,13 +163,13 @@ fn run(
         view,
         has_user_namespace: init.has_user_namespace(),
     };
-    executed.pid = fork_sibling(|| {
+    let forked = link.fork_claimed(|| {
         let failure = child.run(stdio, report.as_raw_fd());
         let mut report = File::from(report);
         let _ = report.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
         1
-    })
-    .map_err(|error| Failure::internal(format!("cannot fork: {error}")))?;
+    });
+    executed.pid = forked.map_err(|error| Failure::internal(format!("cannot fork: {error}")))?;
     if let Some((sender, proc)) = memory_map {
         sender.send(proc, executed.pid)?;
     }
@@ -180,10 +178,10 @@ fn run(
     if let Some((socket, opened)) = socket {
         let master = console::receive(&socket).map_err(failed)?;
         console::adopt(&master, Some(&process), owner).map_err(failed)?;
-        opened.hand_over(master, &mut executed, handed);
+        opened.hand_over(master, &mut executed, &mut link.passed_fds);
     }
     if let Some(spans) = spans {
-        spans.hand_over(&mut executed, handed);
+        spans.hand_over(&mut executed, &mut link.passed_fds);
     }
     Ok(executed)
 }

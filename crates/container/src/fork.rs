@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lighter_core::{Answer, Failure};
+use lighter_core::{Answer, Failure, Message};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -26,31 +26,31 @@ const MAX_MESSAGE: usize = 32 * 1024;
 
 /// An operation under way in a child of this process.
 ///
-/// The answer is one message of JSON, `Answer<T>`, with the descriptors that the
-/// operation hands over. The child may die without one, so wait for [`Operation::pidfd`] as well. Init inherits the sending end: read one message,
-/// never wait for the end of file.
+/// It sends one or two messages of JSON, [`Message`], with the descriptors that the operation hands
+/// over. The child may die without one, so wait for [`Operation::pidfd`] as well. Init inherits the
+/// sending end: read until [`Message::Done`], never wait for the end of file.
 #[derive(Debug)]
 pub struct Operation {
     /// Process id of the fork; the shim's reaper collects it.
     pub pid: i32,
     /// Readable once the fork has ended.
     pub pidfd: OwnedFd,
-    /// Sequenced-packet socket, non-blocking, on which the answer arrives.
+    /// Sequenced-packet socket, non-blocking, on which the messages arrive.
     pub answer: OwnedFd,
 }
 
 impl Operation {
-    /// Runs `work` in a fork of this process. What `work` puts into the list that it is given
-    /// goes with the answer.
+    /// Runs `work` in a fork of this process.
     ///
     /// Before `work` runs, the fork closes every descriptor but 0 to 2 and its own, so that
     /// no init can hold another container's FIFOs or the shim's sockets, and is set to die
     /// with the shim. It returns to no caller: it ends by `_exit`, and a panic becomes an
     /// answer.
     ///
-    /// The caller must have one thread. It fails as fork and socketpair do.
+    /// The caller must have one thread, and collect children. It fails as fork, socketpair and
+    /// pidfd_open do; there is no fork then.
     pub fn fork<T: Serialize>(
-        work: impl FnOnce(&mut Vec<OwnedFd>) -> Result<T, Failure>,
+        work: impl FnOnce(&mut ShimLink) -> Result<T, Failure>,
     ) -> io::Result<Self> {
         let (answer, sender) = socketpair(
             AddressFamily::Unix,
@@ -68,32 +68,88 @@ impl Operation {
         // leaves by _exit, so no destructor of the parent's frames runs in it.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => run(parent, sender.as_raw_fd(), work),
-            pid => Ok(Self {
-                pid,
-                pidfd: pidfd_open(pid)?,
-                answer,
-            }),
+            0 => run(parent, sender.as_fd(), work),
+            pid => match pidfd_open(pid) {
+                Ok(pidfd) => Ok(Self { pid, pidfd, answer }),
+                Err(error) => {
+                    // Nobody could wait for it. It has not been collected: the pid is its own.
+                    let _ = kill(pid, libc::SIGKILL);
+                    Err(error)
+                }
+            },
         }
     }
+}
+
+/// The way from an operation to the shim.
+#[derive(Debug)]
+pub struct ShimLink<'a> {
+    socket: BorrowedFd<'a>,
+    /// Descriptors that go with the operation's result.
+    pub passed_fds: Vec<OwnedFd>,
+}
+
+impl ShimLink<'_> {
+    /// Forks a sibling, see [`fork_sibling`], in which `work` runs once the shim knows its pid.
+    ///
+    /// Until then the sibling ends with whichever of the operation and the shim ends first. So no
+    /// process of an operation that was killed runs without the shim's knowledge.
+    pub(crate) fn fork_claimed(&self, work: impl FnOnce() -> i32) -> io::Result<i32> {
+        let (gate, opener) = pipe2(OFlag::O_CLOEXEC)?;
+        let (socket, other_end) = (self.socket.as_raw_fd(), opener.as_raw_fd());
+        let (pid, pidfd) = fork_sibling(|| {
+            // The sibling's copies of what is not its own. Only if nobody has the other end of the pipe
+            // does it end with those that have it.
+            for fd in [socket, other_end] {
+                // SAFETY: what owns them in this process are frames that never run again.
+                unsafe { libc::close(fd) };
+            }
+            match nix::unistd::read(&gate, &mut [0]) {
+                Ok(1) => work(),
+                _ => 1,
+            }
+        })?;
+        let forked = Message::<()>::Forked { pid };
+        send(self.socket, &forked, &[pidfd, opener])?;
+        Ok(pid)
+    }
+}
+
+/// Sends one message, with descriptors.
+fn send<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &Message<T>,
+    passed_fds: &[OwnedFd],
+) -> io::Result<()> {
+    let passed_fds: Vec<RawFd> = passed_fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&passed_fds)];
+    let rights = &rights[..usize::from(!passed_fds.is_empty())];
+    let text = serde_json::to_vec(message)?;
+    let text = [IoSlice::new(&text)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_raw_fd(), &text, rights, flags, None)?;
+    Ok(())
 }
 
 /// The life of the child. Never returns.
 fn run<T: Serialize>(
     parent: nix::unistd::Pid,
-    sender: RawFd,
-    work: impl FnOnce(&mut Vec<OwnedFd>) -> Result<T, Failure>,
+    socket: BorrowedFd<'_>,
+    work: impl FnOnce(&mut ShimLink) -> Result<T, Failure>,
 ) -> ! {
     // The first act, before anything can open or inherit more.
-    close_all_but(&[0, 1, 2, sender]);
-    let mut descriptors = Vec::new();
+    close_all_but(&[0, 1, 2, socket.as_raw_fd()]);
+    let mut link = ShimLink {
+        socket,
+        passed_fds: Vec::new(),
+    };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         die_with(parent);
         unblock_signals();
         // The shim kills the group of an operation that failed to answer: hooks and the
         // compile worker are in it, init has a session of its own.
         let _ = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0));
-        work(&mut descriptors)
+        work(&mut link)
     }));
     let answer = outcome.unwrap_or_else(|panic| {
         let text = panic
@@ -110,17 +166,11 @@ fn run<T: Serialize>(
         warnings: warnings::take(),
     };
     if answer.outcome.is_err() {
-        descriptors.clear();
+        link.passed_fds.clear();
     }
-    let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let rights = &rights[..usize::from(!descriptors.is_empty())];
-    let sent = serde_json::to_vec(&answer).ok().and_then(|message| {
-        let message = [IoSlice::new(&message)];
-        sendmsg::<()>(sender, &message, rights, MsgFlags::MSG_NOSIGNAL, None).ok()
-    });
+    let sent = send(socket, &Message::Done(answer), &link.passed_fds);
     // SAFETY: _exit ends the process at once; nothing of the parent's is dropped.
-    unsafe { libc::_exit(if sent.is_some() { 0 } else { 1 }) }
+    unsafe { libc::_exit(i32::from(sent.is_err())) }
 }
 
 /// Runs `work` in a child of this process and waits for it. What `work` allocates ends with the
@@ -168,21 +218,28 @@ pub fn apart<T: Serialize + DeserializeOwned>(
 /// Forks a sibling: a child of this process's parent, which is the shim. It does not inherit
 /// the signal that follows the parent's death.
 ///
-/// In the child `work` runs, and the process ends with the status that it returns.
+/// In the child `work` runs, and the process ends with the status that it returns. The parent gets
+/// its pid and its pidfd.
 ///
 /// Only for a forked operation, which has one thread.
-pub(crate) fn fork_sibling(work: impl FnOnce() -> i32) -> io::Result<i32> {
-    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+pub(crate) fn fork_sibling(work: impl FnOnce() -> i32) -> io::Result<(i32, OwnedFd)> {
+    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut pidfd: RawFd = -1;
     // SAFETY: without CLONE_VM and with no stack given, clone works as fork does: the child
-    // owns a copy of everything, of one thread as the caller has, and leaves by _exit.
-    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+    // owns a copy of everything, of one thread as the caller has, and leaves by _exit. The kernel
+    // writes an int where the third argument points to, which is one.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let status = catch_unwind(AssertUnwindSafe(work)).unwrap_or(1);
             // SAFETY: as in `run`.
             unsafe { libc::_exit(status) }
         }
-        pid => Ok(pid as i32),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok((pid as i32, pidfd))
+        }
     }
 }
 
@@ -318,7 +375,10 @@ mod tests {
         while Instant::now() < deadline {
             match nix::unistd::read(&operation.answer, &mut buffer) {
                 Ok(0) => break,
-                Ok(length) => return serde_json::from_slice(&buffer[..length]).ok(),
+                Ok(length) => match serde_json::from_slice(&buffer[..length]) {
+                    Ok(Message::Done(answer)) => return Some(answer),
+                    _ => return None,
+                },
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
         }

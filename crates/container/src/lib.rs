@@ -39,7 +39,7 @@ mod warnings;
 pub use create::{CreateRequest, create};
 pub use exec::{ExecRequest, exec};
 pub use executor::{Guest, GuestContext, GuestProcess, Workload};
-pub use fork::{Operation, apart, pin_name_service};
+pub use fork::{Operation, ShimLink, apart, pin_name_service};
 pub use manage::{ContainerLocation, pause, pids, remove, resume, signal_all, start};
 pub use memory_limit::MemoryLimit;
 pub use rootfs::mount_options;

@@ -16,7 +16,7 @@ use crate::manage::ContainerLocation;
 
 /// A logger that runs, and what to write to it.
 pub(crate) struct Logger {
-    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
@@ -48,7 +48,7 @@ pub(crate) fn start(uri: &str, location: &ContainerLocation) -> Result<Logger, F
     let path = CString::new(program.as_str()).map_err(|error| failed(error.into()))?;
     let args = strings(&args).map_err(failed)?;
     let environment = strings(&environment).map_err(failed)?;
-    let pid = fork_sibling(|| {
+    let (_, pidfd) = fork_sibling(|| {
         let _ = nix::unistd::setsid();
         reset_signals();
         let placed = place_descriptors(
@@ -77,7 +77,7 @@ pub(crate) fn start(uri: &str, location: &ContainerLocation) -> Result<Logger, F
     // A byte or the end of file says that it is ready.
     let _ = File::from(ready).read(&mut [0]).map_err(failed)?;
     Ok(Logger {
-        pid,
+        pidfd,
         stdout,
         stderr,
     })

@@ -18,8 +18,8 @@ pub(crate) struct Descriptors {
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
-    /// Process id of the logger that the output goes to.
-    pub(crate) logger: Option<i32>,
+    /// The pidfd of the logger that the output goes to.
+    pub(crate) logger: Option<OwnedFd>,
 }
 
 /// Opens what `stdio` names and gives it to `owner`, so that a program that is not root can
@@ -34,7 +34,7 @@ pub(crate) fn open(
     let mut opened = Descriptors::default();
     if stdio.stdout.starts_with("binary://") {
         let logger = logger::start(&stdio.stdout, location)?;
-        opened.logger = Some(logger.pid);
+        opened.logger = Some(logger.pidfd);
         opened.stdout = Some(logger.stdout);
         opened.stderr = Some(logger.stderr);
     } else {
@@ -58,6 +58,14 @@ pub(crate) fn open(
 }
 
 impl Descriptors {
+    /// Passes the logger to the shim, if there is one.
+    pub(crate) fn pass_logger(&mut self, executed: &mut Executed, passed_fds: &mut Vec<OwnedFd>) {
+        if let Some(pidfd) = self.logger.take() {
+            executed.descriptors.push(Descriptor::Logger);
+            passed_fds.push(pidfd);
+        }
+    }
+
     /// Hands all of them to the shim, with the terminal's master between which it copies.
     pub(crate) fn hand_over(
         self,

@@ -1,6 +1,7 @@
 //! The decisions of Lighter without any input or output: which request is legal in which
 //! state, in which order events leave, how a process ended, what class an error has.
 
+mod children;
 mod counters;
 mod exit;
 mod failure;
@@ -10,6 +11,7 @@ mod operation;
 mod processes;
 mod state;
 
+pub use children::{Children, ProcessKey};
 pub use counters::{
     COUNTERS_BYTES, Count, Counters, DURATION_BOUNDS, RequestEnd, Snapshot, TrapKind,
 };
@@ -19,7 +21,7 @@ pub use id::{ContainerId, InvalidContainerId};
 pub use lifecycle::{Exit, Lifecycle, Notice, Request, Status};
 pub use operation::{
     Answer, BlockDevice, Created, Descriptor, DeviceCounter, Executed, HugePages, MemoryData,
-    Mount, RuntimeOptions, Statistics, StatisticsV1, StatisticsV2, Stdio,
+    Message, Mount, RuntimeOptions, Statistics, StatisticsV1, StatisticsV2, Stdio,
 };
 pub use processes::{Due, INIT, Processes};
 pub use state::{

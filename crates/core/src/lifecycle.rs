@@ -141,6 +141,11 @@ impl Lifecycle {
         )
     }
 
+    /// Whether the process is there to stay: it has been created and is not being deleted.
+    pub(crate) fn is_established(&self) -> bool {
+        self.phase != Phase::Creating && !self.deleting
+    }
+
     /// Whether `request` is legal now; the error is what containerd is answered.
     ///
     /// A legal Start, Pause or Delete counts as under way: the same request is refused until

@@ -40,6 +40,20 @@ pub struct RuntimeOptions {
     pub body: String,
 }
 
+/// A message of an operation to the shim.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Message<T> {
+    /// It has forked the process that it makes. The process is held back: with the message come its
+    /// pidfd, and the writing end of the pipe that it waits at. A byte lets it run, the end of file
+    /// ends it.
+    Forked {
+        /// The process's id in the shim's PID namespace.
+        pid: i32,
+    },
+    /// Its result, which is the last message.
+    Done(Answer<T>),
+}
+
 /// What an operation sends back, whatever it was.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer<T> {
@@ -66,8 +80,6 @@ pub struct Created {
 pub struct Executed {
     /// The process's id in the shim's PID namespace.
     pub pid: i32,
-    /// Process id of the logger that its output goes to (`binary://`).
-    pub logger: Option<i32>,
     /// What the descriptors are that came with the answer, in their order.
     pub descriptors: Vec<Descriptor>,
 }
@@ -75,6 +87,10 @@ pub struct Executed {
 /// A descriptor that an operation hands to the shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Descriptor {
+    /// The pidfd of the container's init.
+    Init,
+    /// The pidfd of the logger that the process's output goes to (`binary://`).
+    Logger,
     /// The master of the process's terminal.
     Terminal,
     /// What the terminal's input is read from.

@@ -41,6 +41,11 @@ impl Processes {
         self.find(process).ok()?.exit()
     }
 
+    /// Whether the task is there to stay: it has been created and is not being deleted.
+    pub fn is_established(&self) -> bool {
+        self.init.is_established()
+    }
+
     /// Whether `request` is legal for `process` now. See [`Lifecycle::accept`].
     pub fn accept(&mut self, process: &str, request: Request) -> Result<(), Failure> {
         let has_ended = process == INIT && self.held.is_some();
@@ -357,6 +362,91 @@ mod tests {
                     prop_assert!(exit <= last, "{:?}", events);
                 }
             }
+        }
+
+        /// Whatever is asked for in whatever order, and whichever requests fail or are cancelled: once
+        /// all requests have ended and init has been killed, each exec and then the task can be deleted.
+        #[test]
+        fn a_task_can_always_be_deleted(steps in prop::collection::vec(step(), 0..60)) {
+            let names = [INIT, "a", "b"];
+            let mut task = Processes::new();
+            task.created();
+            let mut starting = [false; 3];
+            // Those that run or may run: their exit is still to come.
+            let mut alive = [true, false, false];
+            let mut pausing = false;
+            let mut deleting = false;
+            for (which, step) in steps {
+                let name = names[which];
+                match step {
+                    Step::Exec if which > 0 && task.accept(INIT, Request::Exec).is_ok() => {
+                        let _ = task.add(name);
+                    }
+                    Step::Ask(request) => {
+                        let is_accepted = task.accept(name, request).is_ok();
+                        match request {
+                            Request::Start => starting[which] |= is_accepted,
+                            Request::Pause => pausing |= is_accepted,
+                            // The delete of an exec has no operation that could fail.
+                            Request::Delete if is_accepted && which > 0 => {
+                                task.deleted(name, 7);
+                            }
+                            Request::Delete => deleting |= is_accepted,
+                            _ => {}
+                        }
+                    }
+                    Step::StartEnds(succeeded) if starting[which] => {
+                        starting[which] = false;
+                        if succeeded {
+                            task.started(name);
+                            alive[which] |= which > 0;
+                        } else {
+                            task.start_failed(name);
+                        }
+                    }
+                    Step::StartEnds(succeeded) if pausing => {
+                        pausing = false;
+                        if succeeded { drop(task.paused()) } else { task.pause_failed() }
+                    }
+                    // Delete of init fails, or its caller has gone and it is asked for again.
+                    Step::StartEnds(_) if deleting => {
+                        deleting = false;
+                        task.delete_failed(INIT);
+                    }
+                    Step::Exited if alive[which] => {
+                        alive[which] = false;
+                        task.exited(name, EXIT);
+                    }
+                    _ => {}
+                }
+            }
+            // Every request ends, as nobody can cancel it halfway.
+            for which in 0..3 {
+                if starting[which] {
+                    task.start_failed(names[which]);
+                }
+            }
+            if pausing {
+                task.pause_failed();
+            }
+            if deleting {
+                task.delete_failed(INIT);
+            }
+            for which in 0..3 {
+                if alive[which] {
+                    task.exited(names[which], EXIT);
+                }
+            }
+            for exec in ["a", "b"] {
+                if task.status(exec).is_ok() {
+                    prop_assert_eq!(task.accept(exec, Request::Delete), Ok(()));
+                    task.deleted(exec, 7);
+                }
+            }
+            prop_assert!(task.exit(INIT).is_some());
+            prop_assert!(task.is_established());
+            prop_assert_eq!(task.accept(INIT, Request::Delete), Ok(()));
+            prop_assert!(!task.is_established());
         }
     }
 }

@@ -1,10 +1,9 @@
 //! The container runtime behind the task service: each call is a fork.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use lighter_container::{ContainerLocation, CreateRequest, ExecRequest, TraceRequest};
+use lighter_container::{ContainerLocation, CreateRequest, ExecRequest, ShimLink, TraceRequest};
 use lighter_core::{ContainerId, Failure};
 use lighter_image::ContentStore;
 use lighter_task::{CreateTask, ExecTask, Operation, Runtime, Target};
@@ -98,7 +97,7 @@ impl ForkingRuntime {
 }
 
 fn fork<T: Serialize>(
-    work: impl FnOnce(&mut Vec<OwnedFd>) -> Result<T, Failure>,
+    work: impl FnOnce(&mut ShimLink) -> Result<T, Failure>,
 ) -> io::Result<Operation> {
     let operation = lighter_container::Operation::fork(work)?;
     Ok(Operation {
@@ -118,10 +117,10 @@ impl Runtime for ForkingRuntime {
             stdio: request.stdio,
             trace: None,
         };
-        fork(|handed| {
+        fork(|link| {
             let (trace, for_guest) = self.traces(call);
             request.trace = for_guest;
-            lighter_container::create(&request, handed, |spec, rootfs| {
+            lighter_container::create(&request, &mut link.passed_fds, |spec, rootfs| {
                 let bundle = &request.location.bundle;
                 let node = options::keep(&options, bundle)?;
                 let container = self.container(&request.location, false);
@@ -144,10 +143,10 @@ impl Runtime for ForkingRuntime {
             stdio: request.stdio,
             trace: None,
         };
-        fork(|handed| {
+        fork(|link| {
             let (trace, for_guest) = self.traces(call);
             request.trace = for_guest;
-            lighter_container::exec(&request, handed, |spec, root, is_guest| {
+            lighter_container::exec(&request, link, |spec, root, is_guest| {
                 let node = options::kept(&request.location.bundle)?;
                 let container = self.container(&request.location, true);
                 let node = self.node(node, trace.as_ref());

@@ -4,7 +4,9 @@
 //! All of it runs on one thread. What would block is an [`Operation`], a process of its own
 //! that the [`Runtime`] starts and this crate waits for.
 
+mod calls;
 mod events;
+mod making;
 mod memory;
 mod metrics;
 mod operation;

@@ -9,14 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lighter_core::{Exit, ExitReason};
+use lighter_core::Exit;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use tokio::io::unix::AsyncFd;
 
-use crate::raw::readable;
+use crate::raw::{readable, reap};
 
 /// Blocks SIGCHLD, so that it waits for the [`Reaper`]. Before the first child is forked.
 pub fn block_signals() -> io::Result<()> {
@@ -60,18 +59,17 @@ impl Reaper {
 /// A child that has ended, if there is one.
 fn next_exit() -> io::Result<Option<(i32, Exit)>> {
     loop {
-        let reason = match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, ExitReason::Exited(code as u8)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitReason::Signaled(signal as u8)),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
-            Ok(_) | Err(Errno::EINTR) => continue,
+        let (pid, reason) = match reap() {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(Errno::ECHILD) => return Ok(None),
+            Err(Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
         };
         let exit = Exit {
-            status: reason.1.status(),
+            status: reason.status(),
             at: now(),
         };
-        return Ok(Some((reason.0.as_raw(), exit)));
+        return Ok(Some((pid, exit)));
     }
 }
 

@@ -1,47 +1,41 @@
-//! What each call of the task API does.
+//! What each call of the task API does. Those that make a process are in `making`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use containerd_shim_protos::api;
-use lighter_core::{
-    ContainerId, Created, ErrorClass, Executed, Exit, Failure, INIT, Mount, Request, Statistics,
-    Stdio,
-};
+use lighter_core::{ContainerId, ErrorClass, Exit, Failure, INIT, Request, Statistics, Stdio};
 use nix::errno::Errno;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+use crate::calls::{PendingCall, PendingCalls};
+use crate::making::Cancellation;
 use crate::operation::Operation;
-use crate::raw::register;
+use crate::raw::{kill_pidfd, readable, register};
 use crate::reaper::now;
-use crate::runtime::{CreateTask, ExecTask, Runtime, Target};
-use crate::runtime_options;
-use crate::tasks::{Process, Stdin, Task, Tasks};
-use crate::traced;
+use crate::runtime::{Runtime, Target};
+use crate::tasks::{Process, Stdin, Tasks};
 
-/// A first start of an image compiles it, which has two minutes of its own. So may an exec.
-const MAKE_LIMIT: Duration = Duration::from_secs(150);
 /// Hooks run in start and delete.
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 /// How long a logger may take to write what it has got, as with runc.
 const LOGGER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a terminal's output may take to reach the client after the process's end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-/// How often it is looked whether a logger has ended.
-const LOGGER_PAUSE: Duration = Duration::from_millis(20);
 
 /// The task service of one shim.
 pub(crate) struct Service {
     pub(crate) runtime: Box<dyn Runtime>,
     /// Never held across an await.
-    tasks: Arc<Mutex<Tasks>>,
-    pub(crate) shutdown: Arc<Notify>,
+    pub(crate) tasks: Arc<Mutex<Tasks>>,
+    /// Calls that change something.
+    pub(crate) pending: PendingCalls,
+    shutdown: Arc<Notify>,
 }
 
 /// A request that is legal, as the runtime names its task.
@@ -50,6 +44,8 @@ struct Accepted {
     /// Of the process that is asked for.
     pid: i32,
     paused: bool,
+    /// Keeps Delete waiting until the request has ended.
+    _pending: PendingCall,
 }
 
 impl Service {
@@ -61,6 +57,7 @@ impl Service {
         Self {
             runtime,
             tasks,
+            pending: PendingCalls::default(),
             shutdown,
         }
     }
@@ -85,68 +82,12 @@ impl Service {
             },
             pid: task.process_mut(process)?.pid,
             paused: task.is_paused(),
+            _pending: task.pending.begin(),
         })
     }
 
-    pub(crate) async fn create_task(
-        &self,
-        request: api::CreateTaskRequest,
-    ) -> Result<i32, Failure> {
-        let id = parse(&request.id)?;
-        let options = runtime_options::of(request.options.as_ref())?;
-        if !request.checkpoint.is_empty() {
-            return Err(no_checkpoints("restore"));
-        }
-        let stdio = Stdio {
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-            terminal: request.terminal,
-        };
-        let target = Target {
-            id: id.clone(),
-            bundle: PathBuf::from(request.bundle),
-        };
-        let mut init = Process::new(stdio.clone());
-        let reader = init.hold_stdin();
-        let task = Task::new(target.bundle.clone(), init);
-        self.tasks().begin(id.as_str(), task)?;
-        let what = format!("create of container {id}");
-        let created = finish::<Created>(
-            self.runtime.create(CreateTask {
-                target: target.clone(),
-                rootfs: request.rootfs.into_iter().map(mount).collect(),
-                stdio,
-                options,
-                trace: traced::current(),
-            }),
-            &what,
-            MAKE_LIMIT,
-        )
-        .await;
-        drop(reader);
-        match created {
-            Ok((created, handed)) => {
-                self.tasks().created(id.as_str(), &created, handed);
-                self.watch_memory(id.as_str());
-                Ok(created.stdio.pid)
-            }
-            Err(failure) => {
-                // An operation that was killed has not cleaned up; one that answered has, and
-                // for a container of the same id that is not ours there is nothing to clean.
-                if failure.class != ErrorClass::AlreadyExists {
-                    self.remove(&target).await.unwrap_or_else(
-                        |failure| log::error!(container = id.as_str(); "{failure}"),
-                    );
-                }
-                self.tasks().create_failed(id.as_str());
-                Err(failure)
-            }
-        }
-    }
-
     /// Publishes as soon as the container runs out of memory, until its task is gone.
-    fn watch_memory(&self, id: &str) {
+    pub(crate) fn watch_memory(&self, id: &str) {
         let mut tasks = self.tasks();
         let Some((descriptor, interest)) = tasks.memory_descriptor(id) else {
             return;
@@ -183,40 +124,6 @@ impl Service {
         result.map(|()| accepted.pid)
     }
 
-    async fn start_exec(&self, id: &str, exec: &str, target: Target) -> Result<i32, Failure> {
-        let (stdio, reader, init) = {
-            let mut tasks = self.tasks();
-            let task = tasks.get(id)?;
-            let init = task.init.pid;
-            let process = task.process_mut(exec)?;
-            let made_with = (process.stdio.clone(), process.hold_stdin(), init);
-            tasks.begin_exec();
-            made_with
-        };
-        let description = description(&target.bundle, exec);
-        let what = format!("exec of process {exec} in container {id}");
-        let operation = self.runtime.exec(ExecTask {
-            target,
-            init,
-            process: description.clone(),
-            stdio,
-            trace: traced::current(),
-        });
-        let result = finish::<Executed>(operation, &what, MAKE_LIMIT).await;
-        drop(reader);
-        let _ = std::fs::remove_file(description);
-        match result {
-            Ok((executed, handed)) => {
-                self.tasks().executed(id, exec, &executed, handed);
-                Ok(executed.pid)
-            }
-            Err(failure) => {
-                self.tasks().execute_failed(id, exec);
-                Err(failure)
-            }
-        }
-    }
-
     /// Adds a process. Its description goes to a file of the bundle, for root alone, until it
     /// is started: its environment may hold secrets, and the shim's memory is every guest's.
     pub(crate) fn exec_task(&self, request: api::ExecProcessRequest) -> Result<(), Failure> {
@@ -249,15 +156,28 @@ impl Service {
         id: &str,
         process: &str,
     ) -> Result<(i32, Exit), Failure> {
+        // What is being made nobody wants any more. If that cannot be stopped in time, it is deleted.
+        self.cancel_making(id, process).await;
         let accepted = self.accept(id, process, Request::Delete)?;
+        let (target, pid) = (accepted.target.clone(), accepted.pid);
+        if process == INIT {
+            // An operation that still runs could make again what is removed.
+            drop(accepted);
+            let (execs, pending) = {
+                let mut tasks = self.tasks();
+                (tasks.making_execs(id), tasks.get(id)?.pending.clone())
+            };
+            execs.iter().for_each(Cancellation::request);
+            pending.settled().await;
+        }
         self.settle_output(id, process).await;
         if process == INIT {
-            if let Err(failure) = self.remove(&accepted.target).await {
+            if let Err(failure) = self.remove(&target).await {
                 self.tasks().get(id)?.lifecycle.delete_failed(INIT);
                 return Err(failure);
             }
         } else {
-            let _ = std::fs::remove_file(description(&accepted.target.bundle, process));
+            let _ = std::fs::remove_file(description(&target.bundle, process));
         }
         let mut tasks = self.tasks();
         let exit = tasks.get(id)?.lifecycle.exit(process);
@@ -266,7 +186,7 @@ impl Service {
         let status = if process == INIT { 137 } else { 255 };
         tasks.remove(id, process);
         let exit = exit.unwrap_or(Exit { status, at: now() });
-        Ok((accepted.pid, exit))
+        Ok((pid, exit))
     }
 
     /// Waits until the output of an ended process has reached the client or the logger.
@@ -279,7 +199,7 @@ impl Service {
             let terminal = process.terminal.as_mut();
             (
                 terminal.and_then(|terminal| terminal.take_output()),
-                process.logger,
+                process.logger.take(),
             )
         };
         if let Some(output) = output {
@@ -288,28 +208,36 @@ impl Service {
         let Some(logger) = logger else {
             return;
         };
-        let ended = async {
-            while self.tasks().is_logger_running(logger) {
-                tokio::time::sleep(LOGGER_PAUSE).await;
+        let what = describe(id, process);
+        let logger = match readable(logger) {
+            Ok(logger) => logger,
+            Err(error) => {
+                log::error!(container = id; "{what}: cannot wait for its logger: {error}");
+                return;
             }
         };
+        let ended = logger.readable();
         if tokio::time::timeout(LOGGER_LIMIT, ended).await.is_err() {
-            let what = describe(id, process);
             log::warn!(container = id; "{what}: its logger did not end and is killed");
-            let _ = crate::raw::kill(logger, libc::SIGKILL);
+            kill_pidfd(logger.get_ref());
         }
     }
 
-    async fn remove(&self, target: &Target) -> Result<(), Failure> {
+    pub(crate) async fn remove(&self, target: &Target) -> Result<(), Failure> {
         let what = format!("delete of container {}", target.id);
         self.call(self.runtime.remove(target), &what).await
     }
 
     pub(crate) async fn kill_task(&self, request: &api::KillRequest) -> Result<(), Failure> {
         let (id, process) = (request.id.as_str(), request.exec_id());
-        let accepted = self.accept(id, process, Request::Kill)?;
         let what = describe(id, process);
-        let signal = i32::try_from(request.signal).unwrap_or_default();
+        let signal = signal(request.signal)
+            .map_err(|failure| Failure::new(failure.class, format!("{what}: {failure}")))?;
+        if signal == libc::SIGKILL && process != INIT {
+            // What is being started shall not start after its killer has gone on.
+            self.cancel_making(id, process).await;
+        }
+        let accepted = self.accept(id, process, Request::Kill)?;
         if signal == libc::SIGKILL {
             // What was killed before, here or in the same slice, is not taken for the reason.
             self.tasks().check_memory(id);
@@ -331,7 +259,6 @@ impl Service {
                 ErrorClass::NotFound,
                 format!("{what}: the process has already finished"),
             ),
-            Errno::EINVAL => Failure::invalid(format!("there is no signal {signal}")),
             error => Failure::internal(format!("{what}: cannot send signal {signal}: {error}")),
         })?;
         if accepted.paused && signal == libc::SIGKILL {
@@ -358,29 +285,39 @@ impl Service {
     }
 
     /// Ends what init has left behind, where the kernel does not.
-    pub(crate) async fn kill_remaining(&self, id: &str) {
-        let target = {
+    pub(crate) fn kill_remaining(self: &Arc<Self>, id: String) {
+        let (target, pending) = {
             let mut tasks = self.tasks();
-            let (Ok(container), Ok(task)) = (parse(id), tasks.get(id)) else {
+            let (Ok(container), Ok(task)) = (parse(&id), tasks.get(&id)) else {
                 return;
             };
-            Target {
+            let target = Target {
                 id: container,
                 bundle: task.bundle.clone(),
-            }
+            };
+            (target, [task.pending.begin(), self.pending.begin()])
         };
-        match self.kill_all(&target, libc::SIGKILL, false).await {
-            // It is being deleted, which ends them as well.
-            Err(failure) if failure.class == ErrorClass::NotFound => {}
-            Err(failure) => log::warn!(container = id; "{failure}"),
-            Ok(()) => {}
-        }
+        let service = Arc::clone(self);
+        tokio::spawn(async move {
+            let _pending = pending;
+            match service.kill_all(&target, libc::SIGKILL, false).await {
+                // Its cgroup is gone, with all that was in it.
+                Err(failure) if failure.class == ErrorClass::NotFound => {}
+                Err(failure) => log::warn!(container = id.as_str(); "{failure}"),
+                Ok(()) => {}
+            }
+        });
     }
 
     pub(crate) async fn pause_task(&self, id: &str) -> Result<(), Failure> {
-        let target = self.accept(id, INIT, Request::Pause)?.target;
+        let accepted = self.accept(id, INIT, Request::Pause)?;
+        let target = &accepted.target;
         let what = format!("pause of container {id}");
-        let result = self.call(self.runtime.pause(&target), &what).await;
+        let result = self.call(self.runtime.pause(target), &what).await;
+        if result.is_err() {
+            // As runc does: what could not be frozen, or not in time, must not stay half frozen.
+            let _ = self.call::<()>(self.runtime.resume(target), &what).await;
+        }
         self.tasks().update(id, |task| match result {
             Ok(()) => task.lifecycle.paused(),
             Err(_) => {
@@ -392,8 +329,8 @@ impl Service {
     }
 
     pub(crate) async fn resume_task(&self, id: &str) -> Result<(), Failure> {
-        let target = self.accept(id, INIT, Request::Resume)?.target;
-        self.thaw(id, &target).await
+        let accepted = self.accept(id, INIT, Request::Resume)?;
+        self.thaw(id, &accepted.target).await
     }
 
     async fn thaw(&self, id: &str, target: &Target) -> Result<(), Failure> {
@@ -405,9 +342,10 @@ impl Service {
 
     pub(crate) async fn update_task(&self, request: api::UpdateTaskRequest) -> Result<(), Failure> {
         let id = &request.id;
-        let target = self.accept(id, INIT, Request::Update)?.target;
+        let accepted = self.accept(id, INIT, Request::Update)?;
+        let target = &accepted.target;
         let what = format!("update of container {id}");
-        let operation = self.runtime.update(&target, &request.resources.value);
+        let operation = self.runtime.update(target, &request.resources.value);
         self.call(operation, &what).await
     }
 
@@ -425,15 +363,16 @@ impl Service {
     }
 
     pub(crate) async fn task_pids(&self, id: &str) -> Result<Vec<i32>, Failure> {
-        let target = self.accept(id, INIT, Request::Pids)?.target;
+        let accepted = self.accept(id, INIT, Request::Pids)?;
         let what = format!("list of processes of container {id}");
-        self.call(self.runtime.pids(&target), &what).await
+        self.call(self.runtime.pids(&accepted.target), &what).await
     }
 
     pub(crate) async fn task_statistics(&self, id: &str) -> Result<Statistics, Failure> {
-        let target = self.accept(id, INIT, Request::Statistics)?.target;
+        let accepted = self.accept(id, INIT, Request::Statistics)?;
         let what = format!("statistics of container {id}");
-        self.call(self.runtime.statistics(&target), &what).await
+        self.call(self.runtime.statistics(&accepted.target), &what)
+            .await
     }
 
     pub(crate) fn resize(&self, request: &api::ResizePtyRequest) -> Result<(), Failure> {
@@ -470,20 +409,25 @@ impl Service {
         operation: io::Result<Operation>,
         what: &str,
     ) -> Result<T, Failure> {
-        let (answer, _) = finish(operation, what, OPERATION_LIMIT).await?;
+        let operation = operation
+            .map_err(|error| Failure::internal(format!("{what}: cannot fork: {error}")))?;
+        let (answer, _) = operation.finish(what, OPERATION_LIMIT).await?;
         Ok(answer)
     }
-}
 
-/// The answer of an operation that the runtime has started, or could not start.
-async fn finish<T: DeserializeOwned>(
-    operation: io::Result<Operation>,
-    what: &str,
-    limit: Duration,
-) -> Result<(T, Vec<OwnedFd>), Failure> {
-    let operation =
-        operation.map_err(|error| Failure::internal(format!("{what}: cannot fork: {error}")))?;
-    operation.finish(what, limit).await
+    /// Ends the shim, unless a task is there to stay: a pod's shim is asked once for each container.
+    ///
+    /// Waits for the calls under way, as runc's shim does. So what is being created or deleted is
+    /// either gone by then, or there to stay.
+    pub(crate) async fn shut_down(&self) {
+        if self.tasks().has_established() {
+            return;
+        }
+        self.pending.settled().await;
+        if self.tasks().is_empty() {
+            self.shutdown.notify_one();
+        }
+    }
 }
 
 pub(crate) fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
@@ -494,7 +438,7 @@ pub(crate) fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
 }
 
 /// The file that describes an added process until it is started.
-fn description(bundle: &Path, exec: &str) -> PathBuf {
+pub(crate) fn description(bundle: &Path, exec: &str) -> PathBuf {
     bundle.join(format!("exec-{exec}.json"))
 }
 
@@ -505,7 +449,7 @@ fn describe(id: &str, process: &str) -> String {
     }
 }
 
-fn parse(id: &str) -> Result<ContainerId, Failure> {
+pub(crate) fn parse(id: &str) -> Result<ContainerId, Failure> {
     ContainerId::parse(id).map_err(|error| Failure::invalid(error.to_string()))
 }
 
@@ -518,10 +462,27 @@ pub(crate) fn no_checkpoints(what: &str) -> Failure {
     )
 }
 
-fn mount(mount: api::Mount) -> Mount {
-    Mount {
-        kind: mount.type_,
-        source: mount.source,
-        options: mount.options,
+/// The signal with this number, or 0, which only checks whether the process is there.
+fn signal(number: u32) -> Result<i32, Failure> {
+    let signal = i32::try_from(number).ok();
+    signal
+        .filter(|signal| *signal <= libc::SIGRTMAX())
+        .ok_or_else(|| Failure::invalid(format!("unknown signal: {number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_no_signal_is_refused() {
+        for number in [0, 1, 9, 15, 31, 34, 64] {
+            assert_eq!(signal(number), Ok(number.cast_signed()));
+        }
+        for number in [65, 4096, 0x7fff_ffff, 0x8000_0000, 0x8000_0009, u32::MAX] {
+            let failure = signal(number).unwrap_err();
+            assert_eq!(failure.class, ErrorClass::InvalidArgument);
+            assert_eq!(failure.message, format!("unknown signal: {number}"));
+        }
     }
 }

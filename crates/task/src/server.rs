@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
 
+use crate::calls::uncancelled;
 use crate::publisher::Publisher;
 use crate::reaper::Reaper;
 use crate::requests::{Service, lock};
@@ -54,6 +55,7 @@ pub async fn serve(
             Some(spans) => traced(methods, &spans.tracer()),
             None => methods,
         });
+        let methods = methods.map(|methods| uncancelled(methods, &service.pending));
         server =
             server.register_service(methods.map(|methods| (name.to_owned(), methods)).collect());
     }
@@ -62,8 +64,7 @@ pub async fn serve(
     let reap = Reaper::new()?.run(|pid, exit| {
         let left_behind = lock(&tasks).ended(pid, exit);
         if let Some(id) = left_behind {
-            let service = Arc::clone(&service);
-            tokio::spawn(async move { service.kill_remaining(&id).await });
+            service.kill_remaining(id);
         }
     });
     tokio::select! {

@@ -193,11 +193,8 @@ impl TaskApi for Service {
         Ok(response)
     }
 
-    /// Does nothing while tasks remain: a pod's shim is asked once for each container.
     async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> Reply<api::Empty> {
-        if self.tasks().is_empty() {
-            self.shutdown.notify_one();
-        }
+        self.shut_down().await;
         Ok(api::Empty::new())
     }
 

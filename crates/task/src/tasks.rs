@@ -1,22 +1,25 @@
 //! The tasks of a shim, their processes, and the exits that belong to them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use lighter_core::{
-    Created, Descriptor, Due, ErrorClass, Executed, Exit, Failure, INIT, Processes, Status, Stdio,
+    Children, Created, Descriptor, Due, ErrorClass, Executed, Exit, Failure, INIT, ProcessKey,
+    Processes, Status, Stdio,
 };
 use tokio::io::Interest;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::calls::PendingCalls;
 use crate::events::{event, out_of_memory};
+use crate::making::Cancellation;
 use crate::memory::MemoryWatch;
 use crate::publisher::Publisher;
 use crate::spans::SpanSender;
-use crate::stdio::{HeldStdin, hold_readers, hold_writer};
+use crate::stdio::{HeldStdin, StdinWatch, hold_readers, hold_writer};
 use crate::terminal::Terminal;
 
 /// The status of what SIGKILL has ended, or of a shell whose command it has.
@@ -42,8 +45,10 @@ pub(crate) struct Process {
     pub(crate) exit: watch::Sender<Option<Exit>>,
     pub(crate) stdin: Stdin,
     pub(crate) terminal: Option<Terminal>,
-    /// Process id of the logger that takes its output.
-    pub(crate) logger: Option<i32>,
+    /// The pidfd of the logger that takes its output.
+    pub(crate) logger: Option<OwnedFd>,
+    /// The request that makes it, while that is under way.
+    making: Option<Cancellation>,
     /// Keeps the output FIFOs readable.
     _readers: Vec<File>,
 }
@@ -57,6 +62,7 @@ impl Process {
             stdin: Stdin::Unheld,
             terminal: None,
             logger: None,
+            making: None,
             _readers: hold_readers(&stdio),
             stdio,
         }
@@ -64,11 +70,11 @@ impl Process {
 
     /// Holds its stdin from now on. The file is an end of it that the caller keeps until the
     /// process has its own.
-    pub(crate) fn hold_stdin(&mut self) -> Option<File> {
+    fn hold_stdin(&mut self, watch: &StdinWatch) -> Option<File> {
         if self.stdio.terminal || matches!(self.stdin, Stdin::Closed) {
             return None;
         }
-        let held = HeldStdin::hold(&self.stdio).inspect_err(|error| {
+        let held = watch.hold(&self.stdio).inspect_err(|error| {
             log::warn!("stdin {} is not held open: {error}", self.stdio.stdin);
         });
         let (held, reader) = held.ok()??;
@@ -76,17 +82,17 @@ impl Process {
         Some(reader)
     }
 
-    /// Takes over what its operation has handed to the shim.
-    fn adopt(&mut self, executed: &Executed, handed: &mut HashMap<Descriptor, OwnedFd>) {
+    /// Takes over what its operation has passed to the shim.
+    fn adopt(&mut self, executed: &Executed, passed_fds: &mut PassedFds) {
         self.pid = executed.pid;
-        self.logger = executed.logger;
-        let Some(master) = handed.remove(&Descriptor::Terminal) else {
+        self.logger = passed_fds.take(Descriptor::Logger);
+        let Some(master) = passed_fds.take(Descriptor::Terminal) else {
             return;
         };
         let started = Terminal::start(
             master,
-            handed.remove(&Descriptor::TerminalInput),
-            handed.remove(&Descriptor::TerminalOutput),
+            passed_fds.take(Descriptor::TerminalInput),
+            passed_fds.take(Descriptor::TerminalOutput),
             hold_writer(&self.stdio),
         );
         match started {
@@ -103,6 +109,8 @@ pub(crate) struct Task {
     pub(crate) lifecycle: Processes,
     pub(crate) init: Process,
     execs: HashMap<String, Process>,
+    /// Accepted requests that are under way.
+    pub(crate) pending: PendingCalls,
     /// Whether the kernel ends the others when init ends.
     owns_pid_namespace: bool,
     memory: Option<MemoryWatch>,
@@ -118,6 +126,7 @@ impl Task {
             lifecycle: Processes::new(),
             init,
             execs: HashMap::new(),
+            pending: PendingCalls::default(),
             owns_pid_namespace: true,
             memory: None,
             watcher: JoinSet::new(),
@@ -156,33 +165,32 @@ impl Task {
 /// All tasks of the shim. Guarded by one lock of the service.
 pub(crate) struct Tasks {
     tasks: HashMap<String, Task>,
-    /// Whose processes these are: task and exec.
-    pids: HashMap<i32, (String, String)>,
-    loggers: HashSet<i32>,
+    children: Children,
+    stdin_watch: StdinWatch,
     publisher: Publisher,
     /// Where spans go, if there are any.
     spans: Option<SpanSender>,
-    /// Operations under way that make a process. While there are some, an exit of an unknown
-    /// process is kept: it may be that of a process whose operation has not been answered yet.
-    making: usize,
-    unclaimed: HashMap<i32, Exit>,
 }
 
 impl Tasks {
     pub(crate) fn new(publisher: Publisher, spans: Option<SpanSender>) -> Self {
         Self {
             tasks: HashMap::new(),
-            pids: HashMap::new(),
-            loggers: HashSet::new(),
+            children: Children::default(),
+            stdin_watch: StdinWatch::default(),
             publisher,
             spans,
-            making: 0,
-            unclaimed: HashMap::new(),
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    /// Whether there is a task that has been created and is not being deleted.
+    pub(crate) fn has_established(&self) -> bool {
+        let mut tasks = self.tasks.values();
+        tasks.any(|task| task.lifecycle.is_established())
     }
 
     pub(crate) fn get(&mut self, id: &str) -> Result<&mut Task, Failure> {
@@ -191,41 +199,18 @@ impl Tasks {
             .ok_or_else(|| Failure::new(ErrorClass::NotFound, format!("there is no task {id}")))
     }
 
-    /// Takes the id for a create that begins.
-    pub(crate) fn begin(&mut self, id: &str, task: Task) -> Result<(), Failure> {
+    /// Takes the id for a create that begins. The file is an end of stdin that the caller keeps
+    /// until init has its own.
+    pub(crate) fn begin(&mut self, id: &str, mut task: Task) -> Result<Option<File>, Failure> {
         if self.tasks.contains_key(id) {
             return Err(Failure::new(
                 ErrorClass::AlreadyExists,
                 format!("task {id} exists already"),
             ));
         }
+        let reader = task.init.hold_stdin(&self.stdin_watch);
         self.tasks.insert(id.to_owned(), task);
-        self.making += 1;
-        Ok(())
-    }
-
-    /// The create has succeeded.
-    pub(crate) fn created(&mut self, id: &str, created: &Created, handed: Vec<OwnedFd>) {
-        let mut handed = name(&created.stdio, handed);
-        let watch = handed.remove(&Descriptor::MemoryWatch);
-        let events = handed.remove(&Descriptor::MemoryEvents);
-        let slice = handed.remove(&Descriptor::SliceMemoryEvents);
-        let memory = watch.zip(events);
-        if let Ok(task) = self.get(id) {
-            task.owns_pid_namespace = created.owns_pid_namespace;
-            task.memory = memory.map(|(watch, events)| {
-                MemoryWatch::new(watch, events.into(), slice.map(File::from))
-            });
-        }
-        self.made(id, INIT, &created.stdio, handed, |task| {
-            task.lifecycle.created()
-        });
-    }
-
-    /// The create has failed: there is no such task.
-    pub(crate) fn create_failed(&mut self, id: &str) {
-        self.tasks.remove(id);
-        self.end_making();
+        Ok(reader)
     }
 
     /// Exec has added a process.
@@ -238,56 +223,91 @@ impl Tasks {
         Ok(())
     }
 
-    /// The operation that makes an added process begins.
-    pub(crate) fn begin_exec(&mut self) {
-        self.making += 1;
-    }
-
-    /// It has succeeded: the process runs.
-    pub(crate) fn executed(
+    /// What is needed to make an added process: its stdio, an end of its stdin that the caller keeps
+    /// until the process has its own, and the pid of init.
+    pub(crate) fn exec_to_make(
         &mut self,
         id: &str,
         exec: &str,
-        executed: &Executed,
-        handed: Vec<OwnedFd>,
-    ) {
-        let handed = name(executed, handed);
-        self.made(id, exec, executed, handed, |_| Vec::new());
-        self.update(id, |task| task.lifecycle.started(exec));
+    ) -> Result<(Stdio, Option<File>, i32), Failure> {
+        let watch = self.stdin_watch.clone();
+        let task = self.get(id)?;
+        let init = task.init.pid;
+        let process = task.process_mut(exec)?;
+        Ok((process.stdio.clone(), process.hold_stdin(&watch), init))
     }
 
-    /// It has failed: there is no process.
-    pub(crate) fn execute_failed(&mut self, id: &str, exec: &str) {
-        self.end_making();
-        self.update(id, |task| task.lifecycle.start_failed(exec));
+    /// A request that makes a process begins.
+    pub(crate) fn begin_making(&mut self, key: &ProcessKey, cancellation: Cancellation) {
+        if let Some(process) = self.process_mut(key) {
+            process.making = Some(cancellation);
+        }
     }
 
-    /// A process has been made, and may have ended already.
-    fn made(
+    /// The request that makes a process, if it is under way.
+    pub(crate) fn making(&mut self, id: &str, process: &str) -> Option<Cancellation> {
+        let process = self.get(id).ok()?.process_mut(process).ok()?;
+        process.making.clone()
+    }
+
+    /// The requests under way that make execs of a task.
+    pub(crate) fn making_execs(&self, id: &str) -> Vec<Cancellation> {
+        let task = self.tasks.get(id);
+        let execs = task.into_iter().flat_map(|task| task.execs.values());
+        execs.filter_map(|exec| exec.making.clone()).collect()
+    }
+
+    fn process_mut(&mut self, key: &ProcessKey) -> Option<&mut Process> {
+        self.tasks
+            .get_mut(&key.task)?
+            .process_mut(&key.process)
+            .ok()
+    }
+
+    /// The child `pid`, which has not been reaped, is what becomes the process.
+    pub(crate) fn claim(&mut self, pid: i32, key: &ProcessKey) {
+        self.children.claim(pid, key.clone());
+    }
+
+    /// A process could not be made. Of a task whose create has failed nothing is known any more.
+    pub(crate) fn make_failed(&mut self, key: &ProcessKey) {
+        self.children.forget(key);
+        if key.process == INIT {
+            self.remove(&key.task, INIT);
+            return;
+        }
+        self.update(&key.task, |task| {
+            if let Ok(process) = task.process_mut(&key.process) {
+                process.making = None;
+            }
+            task.lifecycle.start_failed(&key.process)
+        });
+    }
+
+    /// A process has been made, and may have ended already. `created` is what is told of init.
+    pub(crate) fn made(
         &mut self,
-        id: &str,
-        process: &str,
+        key: &ProcessKey,
         executed: &Executed,
-        mut handed: HashMap<Descriptor, OwnedFd>,
-        change: impl FnOnce(&mut Task) -> Vec<Due>,
+        mut passed_fds: PassedFds,
+        created: Option<&Created>,
     ) {
-        let pid = executed.pid;
-        let exit = self.unclaimed.remove(&pid);
-        if let Some(logger) = executed.logger
-            && self.unclaimed.remove(&logger).is_none()
-        {
-            self.loggers.insert(logger);
-        }
-        self.end_making();
-        self.relay_spans(id, handed.remove(&Descriptor::Spans));
-        if exit.is_none() {
-            self.pids.insert(pid, (id.to_owned(), process.to_owned()));
-        }
+        let ProcessKey { task: id, process } = key;
+        let exit = self.children.made(key);
+        self.relay_spans(id, passed_fds.take(Descriptor::Spans));
         self.update(id, |task| {
             if let Ok(process) = task.process_mut(process) {
-                process.adopt(executed, &mut handed);
+                process.adopt(executed, &mut passed_fds);
+                process.making = None;
             }
-            let mut due = change(task);
+            let mut due = match created {
+                Some(created) => {
+                    task.owns_pid_namespace = created.owns_pid_namespace;
+                    task.memory = memory_watch(&mut passed_fds);
+                    task.lifecycle.created()
+                }
+                None => task.lifecycle.started(process),
+            };
             due.extend(exit.map_or_else(Vec::new, |exit| task.lifecycle.exited(process, exit)));
             due
         });
@@ -310,24 +330,10 @@ impl Tasks {
         }
     }
 
-    fn end_making(&mut self) {
-        self.making -= 1;
-        if self.making == 0 {
-            self.unclaimed.clear();
-        }
-    }
-
-    /// A child of the shim has ended: a process of a task, a logger, or one that was only
-    /// needed on the way. Returns the task whose other processes have to be ended now, because
-    /// the kernel does not.
+    /// A child of the shim has ended: a process of a task, or one that was only needed on the way.
+    /// Returns the task whose other processes have to be ended now, because the kernel does not.
     pub(crate) fn ended(&mut self, pid: i32, exit: Exit) -> Option<String> {
-        self.loggers.remove(&pid);
-        let Some((id, process)) = self.pids.remove(&pid) else {
-            if self.making > 0 {
-                self.unclaimed.insert(pid, exit);
-            }
-            return None;
-        };
+        let ProcessKey { task: id, process } = self.children.exited(pid, exit)?;
         // So that the reason comes before the exit.
         if process == INIT && exit.status == KILLED {
             self.tell_memory(&id, MemoryWatch::had_run_out);
@@ -335,12 +341,14 @@ impl Tasks {
             self.check_memory(&id);
         }
         self.update(&id, |task| task.lifecycle.exited(&process, exit));
+        if process == INIT {
+            // The end of init is told after those of execs, and there is nothing left to join.
+            for making in self.making_execs(&id) {
+                making.request();
+            }
+        }
         let task = self.tasks.get(&id)?;
         (process == INIT && !task.owns_pid_namespace).then_some(id)
-    }
-
-    pub(crate) fn is_logger_running(&self, pid: i32) -> bool {
-        self.loggers.contains(&pid)
     }
 
     /// A descriptor that is ready when [`Tasks::check_memory`] should be called, and for what.
@@ -383,20 +391,48 @@ impl Tasks {
         }
     }
 
-    /// Forgets a deleted task, or a deleted exec of it.
+    /// Forgets a task, or an exec of it.
     pub(crate) fn remove(&mut self, id: &str, process: &str) {
         if process == INIT {
-            let task = self.tasks.remove(id);
-            for process in task.iter().flat_map(|task| task.execs.values()) {
-                self.pids.remove(&process.pid);
-            }
+            self.tasks.remove(id);
+            self.children.forget_task(id);
         } else if let Ok(task) = self.get(id) {
             task.execs.remove(process);
+            self.children.forget(&ProcessKey {
+                task: id.to_owned(),
+                process: process.to_owned(),
+            });
         }
     }
 }
 
+fn memory_watch(passed_fds: &mut PassedFds) -> Option<MemoryWatch> {
+    let watch = passed_fds.take(Descriptor::MemoryWatch)?;
+    let events = passed_fds.take(Descriptor::MemoryEvents)?;
+    let slice = passed_fds.take(Descriptor::SliceMemoryEvents);
+    Some(MemoryWatch::new(
+        watch,
+        events.into(),
+        slice.map(File::from),
+    ))
+}
+
 /// The descriptors that came with an answer, by what they are.
-fn name(executed: &Executed, handed: Vec<OwnedFd>) -> HashMap<Descriptor, OwnedFd> {
-    executed.descriptors.iter().copied().zip(handed).collect()
+pub(crate) struct PassedFds(HashMap<Descriptor, OwnedFd>);
+
+impl PassedFds {
+    pub(crate) fn new(executed: &Executed, passed_fds: Vec<OwnedFd>) -> Self {
+        Self(
+            executed
+                .descriptors
+                .iter()
+                .copied()
+                .zip(passed_fds)
+                .collect(),
+        )
+    }
+
+    pub(crate) fn take(&mut self, what: Descriptor) -> Option<OwnedFd> {
+        self.0.remove(&what)
+    }
 }
