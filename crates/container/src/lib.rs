@@ -26,6 +26,7 @@ mod memory_watch;
 mod native_spec;
 mod native_view;
 mod rootfs;
+mod state_dir;
 mod statistics;
 mod stdio;
 mod title;
