@@ -199,8 +199,9 @@ for name in signals ids; do
     build "$name" "$native/$name.c" "$native/status.h" -- "${gcc[@]}" -static "$native/$name.c" -o
 done
 build compute "$here/compute.c" "$here"/*.h -- "${gcc[@]}" -static "$here/compute.c" -o
-build fds "$native/fds.c" -- "${gcc[@]}" -static "$native/fds.c" -o
-build proc-thief "$native/proc-thief.c" -- "${gcc[@]}" -static "$native/proc-thief.c" -o
+for name in fds overwrite proc-thief; do
+    build "$name" "$native/$name.c" -- "${gcc[@]}" -static "$native/$name.c" -o
+done
 # The linker warns that a static program loads name services at run time: that is the point.
 build nss-probe "$native/nss-probe.c" -- \
     "${gcc[@]}" -static -Wl,--no-warnings "$native/nss-probe.c" -o

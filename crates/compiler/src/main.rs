@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use lighter_wasm::composition::{self, Composed};
 use lighter_wasm::report::Report;
 use lighter_wasm::{Compilation, World, classify, configuration};
+use nix::sys::prctl;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
@@ -68,6 +69,8 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
+    // It is executed by a descriptor's path, of which the kernel makes a number.
+    let _ = prctl::set_name(c"lighter-compiler");
     let (line, status) = match confine::confine(&limits).and_then(|()| task.run()) {
         Ok(report) => (report, ExitCode::SUCCESS),
         Err(error) => (error, ExitCode::FAILURE),

@@ -6,11 +6,11 @@
 //! counted is kept for a while, because a kubelet removes a container as soon as it has ended.
 #![allow(unsafe_code)] // mmap(2).
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -23,7 +23,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 use crate::manage::ContainerLocation;
-use crate::warnings;
+use crate::{state_dir, warnings};
 
 /// The page, and the file that it is a page of.
 pub(crate) struct CountersPage {
@@ -38,14 +38,12 @@ fn path(location: &ContainerLocation) -> PathBuf {
 impl CountersPage {
     /// A page of zeros, which the forks of this process share.
     pub(crate) fn new(location: &ContainerLocation) -> io::Result<Self> {
-        let folder = location.state_folder();
-        fs::create_dir_all(&folder)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .mode(0o600)
             .custom_flags(libc::O_TMPFILE)
-            .open(folder)?;
+            .open(location.state_folder())?;
         file.set_len(COUNTERS_BYTES as u64)?;
         let length = NonZeroUsize::new(COUNTERS_BYTES).ok_or(Errno::EINVAL)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -86,14 +84,9 @@ fn try_keep(location: &ContainerLocation) -> io::Result<()> {
     let mut bytes = fs::read(path(location))?;
     bytes.extend(fs::read(location.state().join(STATE_FILE))?);
     let folder = Path::new(STATE_ROOT).join(ENDED_FOLDER);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)?;
-    fs::write(
-        folder.join(format!("{}:{}", location.namespace, location.id)),
-        bytes,
-    )?;
+    state_dir::create_private(&folder)?;
+    let file = folder.join(format!("{}:{}", location.namespace, location.id));
+    state_dir::create_private_file(&file)?.write_all(&bytes)?;
     prune(&folder, SystemTime::now())
 }
 

@@ -1,5 +1,6 @@
 //! Create: from a bundle to an init that waits for Start.
 
+use std::io::{BufWriter, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use crate::trace::{GuestEnd, TraceRequest};
 use crate::warnings;
 use crate::{
     cgroup_files, console, cwd, devices, guest_view, limits, manage, memory_limit, memory_watch,
-    native_spec, rootfs, stdio,
+    native_spec, rootfs, state_dir, stdio,
 };
 
 /// What Create is asked for.
@@ -77,6 +78,8 @@ fn build(
     let has_default_path = location.set_default_cgroup_path(&mut spec);
     let systemd = cgroup_files::uses_systemd(&spec)?;
     cgroup_files::require_empty(location)?;
+    state_dir::create(location)
+        .map_err(|error| Failure::internal(format!("cannot make the state directory: {error}")))?;
     rootfs::mount(&request.rootfs, &location.rootfs())?;
     let rootfs = rootfs_of(&spec, &location.bundle)?;
     let tree = ContainerTree::new(&spec, &rootfs)?;
@@ -134,6 +137,11 @@ fn build(
     let resources = resources.map(limits::possible).transpose()?;
     let mut executed = run_libcontainer(request, &spec, prepared, handed)
         .map_err(|failure| limits::explain(resources.as_ref(), failure))?;
+    state_dir::restrict(location).map_err(|error| {
+        Failure::internal(format!(
+            "cannot make the container's state private: {error}"
+        ))
+    })?;
     devices::confine(location, &spec)?;
     if let Some(resources) = resources {
         limits::complete(location, &resources)?;
@@ -294,13 +302,18 @@ fn rootfs_of(spec: &Spec, bundle: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::invalid(format!("rootfs {}: {error}", path.display())))
 }
 
-/// Writes the spec that libcontainer reads instead of the bundle's own, which stays as it is.
+/// Writes the spec that libcontainer reads instead of the bundle's own, which stays as it is. It is
+/// for root alone: it has the environment.
 fn write_bundle(folder: PathBuf, spec: Spec) -> Result<PathBuf, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::internal(format!("cannot write {}: {error}", folder.display()))
+    let write = || -> std::io::Result<()> {
+        state_dir::create_private(&folder)?;
+        let file = state_dir::create_private_file(&folder.join("config.json"))?;
+        let mut writer = BufWriter::new(file);
+        serde_json::to_writer(&mut writer, &spec)?;
+        writer.flush()
     };
-    std::fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
-    spec.save(folder.join("config.json"))
-        .map_err(|error| failed(&error))?;
+    write().map_err(|error| {
+        Failure::internal(format!("cannot write {}: {error}", folder.display()))
+    })?;
     Ok(folder)
 }

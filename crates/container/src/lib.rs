@@ -29,6 +29,7 @@ mod mount_points;
 mod native_spec;
 mod native_view;
 mod rootfs;
+mod state_dir;
 mod statistics;
 mod stdio;
 mod title;

@@ -9,6 +9,8 @@ use lighter_core::{ContainerId, InvalidContainerId};
 pub(crate) enum Action {
     Start,
     Delete,
+    /// What `start` executes: the shim itself.
+    Serve,
     Info,
     Version,
 }
@@ -58,6 +60,7 @@ impl Arguments {
                 action = Some(match argument.as_str() {
                     "start" => Action::Start,
                     "delete" => Action::Delete,
+                    "serve" => Action::Serve,
                     _ => return Err(ArgumentError::UnknownAction(argument)),
                 });
                 continue;
@@ -122,6 +125,8 @@ mod tests {
         let delete = parse("--namespace=k8s.io --id=b -bundle /run/b delete").unwrap();
         assert_eq!(delete.action, Action::Delete);
         assert_eq!(delete.bundle, Some("/run/b".into()));
+        let serve = parse("-namespace default -id a -address /run/c.sock serve").unwrap();
+        assert_eq!(serve.action, Action::Serve);
         assert_eq!(parse("-v").unwrap().action, Action::Version);
         assert_eq!(parse("-info").unwrap().action, Action::Info);
     }

@@ -1,8 +1,8 @@
 //! `containerd-shim-wasmtime-v1`: arguments and wiring.
 //!
 //! containerd runs it as `start` (once for each container), `delete` (after a shim has died,
-//! and after each normal delete) and with `-info`. `start` forks the shim itself, which serves
-//! all containers of a pod from one thread.
+//! and after each normal delete) and with `-info`. `start` executes the shim itself (`serve`), which
+//! serves all containers of a pod from one thread.
 
 mod allocator;
 mod arguments;
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Action::Info => info::info(),
         Action::Start => start::start(&arguments),
         Action::Delete => delete::delete(&arguments),
+        Action::Serve => daemon::serve(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

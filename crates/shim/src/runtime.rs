@@ -18,7 +18,7 @@ use crate::workload::{self, Node, records};
 /// Forks the shim for each operation.
 pub(crate) struct ForkingRuntime {
     namespace: ContainerId,
-    /// Beside the shim's binary, found at start: later /proc may show a replaced binary.
+    /// Beside the shim's binary, found by `start`: the shim's own has no path any more.
     compiler: PathBuf,
     /// containerd's gRPC socket.
     containerd: PathBuf,
@@ -30,14 +30,15 @@ impl ForkingRuntime {
     pub(crate) fn new(
         namespace: ContainerId,
         containerd: &str,
+        compiler: PathBuf,
         trace: Option<Settings>,
-    ) -> io::Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             namespace,
             trace,
             containerd: containerd.trim_start_matches("unix://").into(),
-            compiler: std::env::current_exe()?.with_file_name("lighter-compiler"),
-        })
+            compiler,
+        }
     }
 
     fn location(&self, target: &Target) -> ContainerLocation {

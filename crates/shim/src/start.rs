@@ -5,7 +5,7 @@ use std::io::Write;
 
 use crate::arguments::Arguments;
 use crate::bootstrap::Call;
-use crate::daemon::{self, Addresses};
+use crate::daemon::{self, Handover};
 use crate::options;
 use crate::socket::{self, Socket};
 
@@ -15,7 +15,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let (namespace, id) = arguments.container()?;
     let call = Call::read(id.as_str(), namespace.as_str())?;
     let config = std::fs::read("config.json").unwrap_or_default();
-    let group = socket::group(config, id.as_str());
+    let group = socket::group(&config, id.as_str());
     let path = socket::path(
         call.socket_folder.as_deref(),
         &arguments.address,
@@ -23,23 +23,27 @@ pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         &group.id,
     );
     let address = format!("unix://{}", path.display());
-    if let Socket::New(listener) = socket::claim(&path)? {
-        daemon::fork(
-            listener,
-            path,
-            namespace,
-            &Addresses {
-                ttrpc: call.ttrpc_address.clone(),
-                grpc: arguments.address.clone(),
-            },
-            arguments.debug,
-            group.pod,
-            options::tracing(call.options.as_ref()),
-        )?;
-    }
+    let program = std::env::current_exe()?;
+    // First of all: whatever becomes of this process, `delete` removes the socket.
     std::fs::write(socket::ADDRESS_FILE, &address)?;
+    let shim = match socket::claim(&path)? {
+        Socket::Served => None,
+        Socket::New(listener) => {
+            let handover = Handover {
+                socket: path.clone(),
+                events: call.ttrpc_address.clone(),
+                pod: group.pod,
+                trace: options::tracing(call.options.as_ref()),
+                compiler: program.with_file_name("lighter-compiler"),
+                warning: None,
+            };
+            let shim = daemon::execute(listener, &program, arguments, handover);
+            Some(shim.inspect_err(|_| socket::remove(&path))?)
+        }
+    };
     let mut stdout = std::io::stdout();
     stdout.write_all(&call.answer(&address)?)?;
     stdout.flush()?;
+    shim.map_or(Ok(()), daemon::Starting::finish)?;
     Ok(())
 }

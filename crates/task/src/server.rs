@@ -30,6 +30,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// `withdraw` removes the socket from sight: it is called before anything else ends, so that
 /// no container is sent to a shim that goes. `spans` is where spans go, if calls are traced.
+/// Once `unwanted` is ready, a shim without a task ends as if it had been shut down.
 ///
 /// Must run in a tokio runtime of one thread, with SIGCHLD blocked.
 pub async fn serve(
@@ -37,6 +38,7 @@ pub async fn serve(
     runtime: Box<dyn Runtime>,
     publisher: Publisher,
     spans: Option<SpanSender>,
+    unwanted: impl Future<Output = ()>,
     withdraw: impl FnOnce(),
 ) -> io::Result<()> {
     let tasks = Arc::new(Mutex::new(Tasks::new(publisher.clone(), spans.clone())));
@@ -67,9 +69,16 @@ pub async fn serve(
             service.kill_remaining(id);
         }
     });
+    let unwanted = async {
+        unwanted.await;
+        if !lock(&tasks).is_empty() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         result = reap => result?,
         () = shutdown.notified() => {}
+        () = unwanted => {}
     }
     withdraw();
     publisher.flush(FLUSH_LIMIT).await;

@@ -69,6 +69,11 @@ impl Shim {
         Self::start_by(Command::new(shim_binary()), events)
     }
 
+    /// The same with a shim of its own: the program at this path, with the compile worker beside it.
+    pub fn start_from(program: &Path) -> Self {
+        Self::start_by(Command::new(program), Path::new("/nowhere"))
+    }
+
     /// The same on a node whose system bus is gone.
     pub fn start_without_bus() -> Self {
         let mut command = Command::new("unshare");

@@ -1,7 +1,9 @@
 //! Which traces are recorded.
 
+use serde::{Deserialize, Serialize};
+
 /// The decision, made where a trace begins and kept by who continues it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Sampler {
     /// Share of the traces that begin here which is kept, from 0 to 1.
     share: f64,

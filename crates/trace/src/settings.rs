@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::sampler::Sampler;
 
@@ -56,7 +56,7 @@ impl TraceOptions {
 }
 
 /// How spans are made where tracing is on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Settings {
     /// Which traces are kept.
     pub sampler: Sampler,

@@ -10,11 +10,12 @@ mod cgroup;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use lighter_seal::SealedExecutable;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -145,8 +146,15 @@ fn start(
     limits: &CacheLimits,
     cgroup: &Cgroup,
 ) -> Result<Child, CompileError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => CompileError::Missing(compiler.to_owned()),
+        _ => CompileError::Start(compiler.to_owned(), error),
+    };
+    // Whatever a hostile module makes of the worker, its file is not to be written to.
+    let program = SealedExecutable::open(compiler).map_err(failed)?;
     let cores = cgroup::cores(limits);
-    Command::new(compiler)
+    Command::new(program.path())
+        .arg0(compiler)
         .arg(task)
         .args(
             [
@@ -165,10 +173,7 @@ fn start(
         .stdout(output.try_clone()?)
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => CompileError::Missing(compiler.to_owned()),
-            _ => CompileError::Start(compiler.to_owned(), error),
-        })
+        .map_err(failed)
 }
 
 /// What a worker that succeeded has said, if it is of this release.

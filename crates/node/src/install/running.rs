@@ -23,24 +23,20 @@ pub fn pods(prefix: &Path) -> Vec<String> {
     let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut names: Vec<String> = folders
         .filter_map(|folder| {
-            let folder = folder.path();
-            let program = fs::read_link(folder.join("exe")).ok()?;
-            let program = program.to_str()?;
-            // After an upgrade its file has no name any more.
-            let program = program.strip_suffix(" (deleted)").unwrap_or(program);
-            if Path::new(program) != shim {
+            let line = fs::read_to_string(folder.path().join("cmdline")).ok()?;
+            let words: Vec<&str> = line.split('\0').collect();
+            // Its program has no path (decision 0023), but it is called by the one that it had.
+            // Containers' processes have titles of their own.
+            if Path::new(words.first()?) != shim {
                 return None;
             }
-            let line = fs::read_to_string(folder.join("cmdline")).ok()?;
-            let words: Vec<&str> = line.split('\0').collect();
-            // Containers' processes have titles of their own.
             let after = |flag: &str| {
                 let place = words
                     .iter()
                     .position(|word| word.trim_start_matches('-') == flag)?;
                 words.get(place + 1).copied()
             };
-            words.contains(&"start").then_some(())?;
+            words.contains(&"serve").then_some(())?;
             Some(name(after("namespace")?, after("id")?))
         })
         .collect();

@@ -4,12 +4,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::{mem, ptr};
 
+use lighter_seal::read_only_mount;
 use nix::errno::Errno;
 use wasmtime::Module;
 
@@ -99,37 +99,6 @@ impl Artifact {
         let file = self.locked_again(&path)?;
         Ok((path, file))
     }
-}
-
-/// The folder as a mount of its own, in no mount namespace.
-fn read_only_mount(folder: &Path) -> io::Result<OwnedFd> {
-    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the path ends with a NUL, and what the kernel answers is a new descriptor, which
-    // nobody else has.
-    let mount = unsafe {
-        let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-        let opened = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
-        OwnedFd::from_raw_fd(Errno::result(opened)? as i32)
-    };
-    // SAFETY: the path ends with a NUL, and the structure lives and has the size that is given.
-    let changed = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    Errno::result(changed)?;
-    Ok(mount)
 }
 
 impl ArtifactCache {
