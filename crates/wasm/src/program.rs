@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use lighter_core::{Count, Counters};
+use lighter_core::{Count, Counters, ErrorClass};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use wasmtime::{Engine, Module};
 use wasmtime_wasi_http::handler::ProxyPre;
@@ -80,6 +80,16 @@ pub enum ProgramError {
     /// Wasmtime cannot be set up.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+impl ProgramError {
+    /// What containerd acts on.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Code { error, .. } => error.class(),
+            _ => ErrorClass::InvalidArgument,
+        }
+    }
 }
 
 /// A program that is ready to run. Its code is mapped from the artifact, whose descriptor
