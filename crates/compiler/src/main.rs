@@ -4,7 +4,7 @@
 //! stdin   the bytes of a Wasm module or component
 //! stdout  the artifact (an open file; nothing is written when the compilation fails)
 //! stderr  one line: a report (see lighter_wasm::report) with the exit status 0, or why it
-//!         failed with the exit status 1
+//!         failed: with the exit status 1 if the input is to blame, else with 71
 //! ```
 //!
 //! Asked to `compose`, it reads several components (see lighter_wasm::composition) and writes the
@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lighter_wasm::composition::{self, Composed};
-use lighter_wasm::report::Report;
+use lighter_wasm::report::{HOST_FAULT, Report};
 use lighter_wasm::{Compilation, World, classify, configuration};
 use nix::sys::prctl;
 use sha2::{Digest, Sha256};
@@ -51,12 +51,20 @@ impl Task {
     }
 
     /// Says what it has done.
-    fn run(&self) -> Result<String, String> {
+    fn run(&self) -> Result<String, Fault> {
         match self {
             Self::Compile(compilation) => compile(*compilation).map(|report| report.to_string()),
             Self::Compose => compose_input().map(|composed| composed.to_string()),
         }
     }
+}
+
+/// Why the worker has failed, in one line.
+enum Fault {
+    /// Any worker would, with this input.
+    Input(String),
+    /// It could not do its work here.
+    Host(String),
 }
 
 fn main() -> ExitCode {
@@ -71,9 +79,11 @@ fn main() -> ExitCode {
     };
     // It is executed by a descriptor's path, of which the kernel makes a number.
     let _ = prctl::set_name(c"lighter-compiler");
-    let (line, status) = match confine::confine(&limits).and_then(|()| task.run()) {
+    let confined = confine::confine(&limits).map_err(Fault::Host);
+    let (line, status) = match confined.and_then(|()| task.run()) {
         Ok(report) => (report, ExitCode::SUCCESS),
-        Err(error) => (error, ExitCode::FAILURE),
+        Err(Fault::Input(error)) => (error, ExitCode::FAILURE),
+        Err(Fault::Host(error)) => (error, ExitCode::from(HOST_FAULT)),
     };
     let words: Vec<&str> = line.split_whitespace().collect();
     eprintln!("{}", words.join(" "));
@@ -93,15 +103,16 @@ fn parse(arguments: &[String]) -> Option<(Task, Limits)> {
     Some((Task::from_text(task)?, limits))
 }
 
-fn compile(compilation: Compilation) -> Result<Report, String> {
+fn compile(compilation: Compilation) -> Result<Report, Fault> {
     let wasm = read_input()?;
-    let world = classify(&wasm).map_err(|error| format!("it {error}"))?;
-    let engine = Engine::new(&configuration(compilation)).map_err(|error| format!("{error:#}"))?;
+    let world = classify(&wasm).map_err(|error| Fault::Input(format!("it {error}")))?;
+    let engine = Engine::new(&configuration(compilation))
+        .map_err(|error| Fault::Host(format!("{error:#}")))?;
     let artifact = match world {
         World::Module => engine.precompile_module(&wasm),
         _ => engine.precompile_component(&wasm),
     }
-    .map_err(|error| format!("{error:#}"))?;
+    .map_err(|error| Fault::Input(format!("{error:#}")))?;
     write_output(&artifact)?;
     Ok(Report::new(
         digits(&Sha256::digest(&wasm)),
@@ -109,12 +120,12 @@ fn compile(compilation: Compilation) -> Result<Report, String> {
     ))
 }
 
-fn compose_input() -> Result<Composed, String> {
+fn compose_input() -> Result<Composed, Fault> {
     let input = read_input()?;
-    let components = composition::read(&input)?;
+    let components = composition::read(&input).map_err(Fault::Input)?;
     // What panics is caught, and said in a sentence.
     std::panic::set_hook(Box::new(|_| {}));
-    write_output(&compose::compose(&components)?)?;
+    write_output(&compose::compose(&components).map_err(Fault::Input)?)?;
     let digests: Vec<String> = components
         .iter()
         .map(|component| digits(&Sha256::digest(component.bytes)))
@@ -123,20 +134,20 @@ fn compose_input() -> Result<Composed, String> {
     Ok(Composed::new(digits(&Sha256::digest(identity))))
 }
 
-fn read_input() -> Result<Vec<u8>, String> {
+fn read_input() -> Result<Vec<u8>, Fault> {
     let mut input = Vec::new();
     std::io::stdin()
         .read_to_end(&mut input)
-        .map_err(|error| format!("cannot read the Wasm from stdin: {error}"))?;
+        .map_err(|error| Fault::Host(format!("cannot read the Wasm from stdin: {error}")))?;
     Ok(input)
 }
 
-fn write_output(output: &[u8]) -> Result<(), String> {
+fn write_output(output: &[u8]) -> Result<(), Fault> {
     let mut stdout = std::io::stdout().lock();
     stdout
         .write_all(output)
         .and_then(|()| stdout.flush())
-        .map_err(|error| format!("cannot write the result: {error}"))
+        .map_err(|error| Fault::Host(format!("cannot write the result: {error}")))
 }
 
 /// What Wasmtime says has to be the same for code to fit an engine, as 16 digits.

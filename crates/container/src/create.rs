@@ -23,6 +23,10 @@ use crate::{
     native_spec, rootfs, state_dir, stdio,
 };
 
+/// Longest `config.json` that is read, in bytes. It is what clients of containerd asked for, and
+/// containerd takes requests of 16 MiB, which are shorter than their JSON.
+const MAX_SPEC: u64 = 32 << 20;
+
 /// What Create is asked for.
 #[derive(Clone, Debug)]
 pub struct CreateRequest {
@@ -285,6 +289,14 @@ fn run_libcontainer(
 
 pub(crate) fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
     let path = bundle.join("config.json");
+    // What is missing is said by whoever loads it.
+    let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    if length > MAX_SPEC {
+        return Err(Failure::invalid(format!(
+            "cannot read {}: it has {length} bytes, and at most {MAX_SPEC} are read; give the container fewer annotations, mounts or variables",
+            path.display()
+        )));
+    }
     Spec::load(&path).map_err(|error| {
         let failure = Failure::from_error(ErrorClass::InvalidArgument, &error);
         Failure::invalid(format!("cannot read {}: {failure}", path.display()))

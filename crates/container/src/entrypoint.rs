@@ -4,11 +4,13 @@
 //! "permission denied", "executable file not found" and "no such file or directory".
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use lighter_core::Failure;
 use nix::unistd::{AccessFlags, access};
+
+use crate::init::as_after_exec;
 
 /// The search path of a container that sets none, as runc has it.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -59,7 +61,17 @@ fn executable(path: &Path) -> Result<(), String> {
 /// Checks that the container's user may read the module at `path` and that it is the file the
 /// guest was prepared from: a mount or a hook may show the container another one.
 pub(crate) fn check_guest(path: &Path, identity: (u64, u64)) -> Result<(), Failure> {
-    let file = File::open(path).map_err(|error| {
+    // A module could have become a FIFO since it was found.
+    let open = || {
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+    };
+    let opened = as_after_exec(open).map_err(|error| {
+        Failure::internal(format!("exec: {path:?}: cannot set capabilities: {error}"))
+    })?;
+    let file = opened.map_err(|error| {
         Failure::invalid(match error.kind() {
             std::io::ErrorKind::PermissionDenied => format!(
                 "exec: {path:?}: permission denied: the container's user may not read the module"
@@ -133,6 +145,14 @@ mod tests {
             message("program", Some(folder)),
             "exec: \"program\": permission denied"
         );
+    }
+
+    #[test]
+    fn a_fifo_at_the_guests_path_does_not_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wasm");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(check_guest(&path, (0, 0)).is_err());
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! The fork that an operation runs in.
-// fork, close_range and _exit have no safe form: this file holds them all.
+// fork, close_range and _exit have no safe form: this file and child.rs hold them all.
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,10 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
-use nix::sys::wait::waitpid;
-use nix::unistd::pipe2;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::warnings;
 
@@ -139,6 +135,7 @@ fn run<T: Serialize>(
 ) -> ! {
     // The first act, before anything can open or inherit more.
     close_all_but(&[0, 1, 2, socket.as_raw_fd()]);
+    raise_oom_score();
     let mut link = ShimLink {
         socket,
         passed_fds: Vec::new(),
@@ -171,48 +168,6 @@ fn run<T: Serialize>(
     let sent = send(socket, &Message::Done(answer), &link.passed_fds);
     // SAFETY: _exit ends the process at once; nothing of the parent's is dropped.
     unsafe { libc::_exit(i32::from(sent.is_err())) }
-}
-
-/// Runs `work` in a child of this process and waits for it. What `work` allocates ends with the
-/// child; descriptors of this process are its too.
-///
-/// Only for a forked operation, which has one thread.
-pub fn apart<T: Serialize + DeserializeOwned>(
-    work: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let failed =
-        |what: &str, error: io::Error| Failure::internal(format!("cannot {what}: {error}"));
-    let (answer, sender) =
-        pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("make a pipe", error.into()))?;
-    let parent = nix::unistd::getpid();
-    // SAFETY: the process has one thread (the caller's duty), so the child owns a consistent copy
-    // of everything. It leaves by _exit, so no destructor of the parent's frames runs in it.
-    let pid = match unsafe { libc::fork() } {
-        -1 => return Err(failed("fork", io::Error::last_os_error())),
-        0 => {
-            die_with(parent);
-            let answer = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-                Err(Failure::internal(
-                    "a part of the operation panicked, which is a bug of Lighter",
-                ))
-            });
-            let answer = serde_json::to_vec(&answer.map_err(shorten)).unwrap_or_default();
-            let sent = File::from(sender).write_all(&answer);
-            // SAFETY: as in `run`.
-            unsafe { libc::_exit(i32::from(sent.is_err())) }
-        }
-        pid => nix::unistd::Pid::from_raw(pid),
-    };
-    drop(sender);
-    let mut bytes = Vec::new();
-    let read = File::from(answer).read_to_end(&mut bytes);
-    while let Err(Errno::EINTR) = waitpid(pid, None) {}
-    read.map_err(|error| failed("read from a child", error))?;
-    serde_json::from_slice::<Result<T, Failure>>(&bytes).unwrap_or_else(|_| {
-        Err(Failure::internal(
-            "a part of the operation was killed before it could answer",
-        ))
-    })
 }
 
 /// Forks a sibling: a child of this process's parent, which is the shim. It does not inherit
@@ -299,11 +254,22 @@ fn close_range(first: RawFd, last: RawFd) {
 }
 
 /// An operation without a shim would go on building a container that nobody watches.
-fn die_with(parent: nix::unistd::Pid) {
+pub(crate) fn die_with(parent: nix::unistd::Pid) {
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     if nix::unistd::getppid() != parent {
         // SAFETY: as in `run`.
         unsafe { libc::_exit(1) }
+    }
+}
+
+/// An operation may be killed for want of memory as any process may, whatever protects containerd
+/// and the shim. A container whose spec says nothing of it inherits this.
+///
+/// Never lower than it was. Without `/proc` the score stays.
+fn raise_oom_score() {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    if std::fs::read_to_string(PATH).is_ok_and(|score| score.starts_with('-')) {
+        let _ = std::fs::write(PATH, "0");
     }
 }
 
@@ -312,7 +278,7 @@ fn unblock_signals() {
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
-fn shorten(mut failure: Failure) -> Failure {
+pub(crate) fn shorten(mut failure: Failure) -> Failure {
     if failure.message.len() > MAX_MESSAGE {
         let end = failure.message.floor_char_boundary(MAX_MESSAGE);
         failure.message.truncate(end);
@@ -359,8 +325,9 @@ pub fn pin_name_service() {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::fs::File;
     use std::time::{Duration, Instant};
 
     // The test harness has threads; these forks only touch what they were given, so that is
@@ -385,11 +352,11 @@ mod tests {
         None
     }
 
-    fn reap(operation: &Operation) {
+    pub(crate) fn reap(operation: &Operation) {
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(operation.pid), None);
     }
 
-    fn open_descriptors() -> Vec<i32> {
+    pub(crate) fn open_descriptors() -> Vec<i32> {
         let mut open: Vec<i32> = (0..1024)
             .filter(|fd| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok())
             .collect();
@@ -442,23 +409,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_apart_answers_and_leaves_nothing() {
-        let secret = std::cell::Cell::new(1);
-        let answer = apart(|| {
-            secret.set(2);
-            Ok(vec![secret.get(), 7])
-        });
-        assert_eq!(answer.unwrap(), [2, 7]);
-        assert_eq!(secret.get(), 1);
-        let failure = apart(|| Err::<(), _>(Failure::invalid("no"))).unwrap_err();
-        assert_eq!(failure, Failure::invalid("no"));
-        let failure = apart::<()>(|| panic!("boom")).unwrap_err();
-        assert!(failure.message.contains("bug"), "{failure}");
-        let failure = apart::<()>(|| {
-            kill(nix::unistd::getpid().as_raw(), libc::SIGKILL).unwrap();
-            Ok(())
-        });
-        assert!(failure.unwrap_err().message.contains("killed"));
+    fn an_operation_is_not_protected_from_the_oom_killer() {
+        let operation = Operation::fork(|_| {
+            let score = std::fs::read_to_string("/proc/self/oom_score_adj");
+            let score = score.map_err(|error| Failure::internal(error.to_string()))?;
+            Ok(vec![score.trim().parse::<i32>().unwrap_or(-1)])
+        })
+        .unwrap();
+        assert!(answer(&operation).unwrap().unwrap()[0] >= 0);
+        reap(&operation);
     }
 
     #[test]

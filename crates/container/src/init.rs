@@ -5,7 +5,8 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use caps::CapSet;
+use caps::errors::CapsError;
+use caps::{CapSet, CapsHashSet};
 use lighter_core::Failure;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
@@ -48,20 +49,40 @@ pub(crate) fn place(file: &OwnedFd, number: RawFd) -> std::io::Result<()> {
     Ok(())
 }
 
-fn transform_capabilities() -> Result<(), caps::errors::CapsError> {
-    let kept = if nix::unistd::geteuid().is_root() {
-        let bounding = caps::read(None, CapSet::Bounding)?;
-        let inheritable = caps::read(None, CapSet::Inheritable)?;
-        let permitted = caps::read(None, CapSet::Permitted)?;
-        permitted
-            .into_iter()
-            .filter(|cap| bounding.contains(cap) || inheritable.contains(cap))
-            .collect()
-    } else {
-        caps::read(None, CapSet::Ambient)?
-    };
+fn transform_capabilities() -> Result<(), CapsError> {
+    let kept = capabilities_after_exec()?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)
+}
+
+/// What execve would leave to this process.
+fn capabilities_after_exec() -> Result<CapsHashSet, CapsError> {
+    if !nix::unistd::geteuid().is_root() {
+        return caps::read(None, CapSet::Ambient);
+    }
+    let bounding = caps::read(None, CapSet::Bounding)?;
+    let inheritable = caps::read(None, CapSet::Inheritable)?;
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    Ok(permitted
+        .into_iter()
+        .filter(|cap| bounding.contains(cap) || inheritable.contains(cap))
+        .collect())
+}
+
+/// Does something with the capabilities alone that execve would leave to this process. Before
+/// that, a user who is not root has those of the spec in force, which pass over the modes of
+/// files.
+pub(crate) fn as_after_exec<T>(work: impl FnOnce() -> T) -> Result<T, CapsError> {
+    let held = caps::read(None, CapSet::Effective)?;
+    let kept = capabilities_after_exec()?;
+    caps::set(
+        None,
+        CapSet::Effective,
+        &kept.intersection(&held).copied().collect(),
+    )?;
+    let done = work();
+    caps::set(None, CapSet::Effective, &held)?;
+    Ok(done)
 }
 
 /// Ends the process without running any destructor or exit handler: those of the shim, which

@@ -6,6 +6,7 @@
 //! The container's init becomes a child of the shim, not of the operation.
 
 mod cgroup_files;
+mod child;
 mod console;
 mod counters;
 mod create;
@@ -37,10 +38,11 @@ mod trace;
 mod update;
 mod warnings;
 
+pub use child::{apart, detached};
 pub use create::{CreateRequest, create};
 pub use exec::{ExecRequest, exec};
 pub use executor::{Guest, GuestContext, GuestProcess, Workload};
-pub use fork::{Operation, ShimLink, apart, pin_name_service};
+pub use fork::{Operation, ShimLink, pin_name_service};
 pub use manage::{ContainerLocation, pause, pids, remove, resume, signal_all, start};
 pub use memory_limit::MemoryLimit;
 pub use rootfs::mount_options;

@@ -10,7 +10,7 @@ use lighter_image::annotations::demands_wasm;
 use lighter_image::{
     ContentStore, Entrypoint, EntrypointError, Format, Wanted, find_entrypoint, find_program,
 };
-use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program, ProgramError};
+use lighter_wasm::{ArtifactCache, Job, MemoryLimit, NodeOptions, Owner, Program, ProgramError};
 use oci_spec::runtime::Spec;
 
 use crate::allocator;
@@ -207,7 +207,7 @@ fn guest(
     node: &Node<'_>,
 ) -> Result<Workload, Failure> {
     let options = records::options(spec, container, node)?;
-    let cache = cache(node);
+    let cache = cache(spec, container, node);
     let name = entrypoint.path.display().to_string();
     let record = records::open(&options, &name, spec, container)?;
     let export = entrypoint.export.as_deref();
@@ -232,7 +232,7 @@ fn load(
     load: impl FnOnce() -> Result<Program, ProgramError>,
 ) -> Result<Program, Failure> {
     let loading = node.trace.map(|trace| trace.load(container.id, name));
-    let loaded = load().map_err(|error| Failure::from_error(ErrorClass::InvalidArgument, &error));
+    let loaded = load().map_err(|error| Failure::from_error(error.class(), &error));
     if let Some(loading) = loading {
         loading.done(match &loaded {
             Ok(program) => Ok(program.compile_time()),
@@ -243,11 +243,38 @@ fn load(
 }
 
 /// Where a guest's code comes from. Asked for by whoever is about to load one.
-fn cache(node: &Node<'_>) -> ArtifactCache {
+fn cache(spec: &Spec, container: &Container<'_>, node: &Node<'_>) -> ArtifactCache {
     // Wasmtime chains its trap handlers to those that stand when its engine is made.
     lighter_wasm::exit_on_fatal_signals();
     ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
         .with_limits(node.options.cache.clone())
+        .for_owner(owner(spec, container))
+        .with_jobs(detached)
+}
+
+/// Does a job in a process of its own, which goes on when the operation is killed.
+fn detached(job: Job<'_>) -> Result<bool, Failure> {
+    let descriptors = job.descriptors.clone();
+    lighter_container::detached(&descriptors, || {
+        job.confine()?;
+        job.run()
+    })
+}
+
+/// Who shares the node's compilations with others: by CRI's annotations, where there are any.
+fn owner(spec: &Spec, container: &Container<'_>) -> Owner {
+    let annotations = spec.annotations().as_ref();
+    let value = |name: &str| annotations?.get(&format!("io.kubernetes.cri.{name}"));
+    let namespace = &container.store.namespace;
+    Owner {
+        tenant: match value("sandbox-namespace") {
+            Some(inner) => format!("{namespace}/{inner}"),
+            None => namespace.clone(),
+        },
+        pod: value("sandbox-id")
+            .map_or(container.id, String::as_str)
+            .to_owned(),
+    }
 }
 
 struct WasmGuest(Program);

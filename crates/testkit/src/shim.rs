@@ -84,6 +84,14 @@ impl Shim {
         Self::start_by(command, Path::new("/nowhere"))
     }
 
+    /// The same below a containerd that the kernel shall kill late for want of memory.
+    pub fn start_with_oom_score(score: i32) -> Self {
+        let mut command = Command::new("sh");
+        let protect = format!("echo {score} > /proc/self/oom_score_adj && exec \"$0\" \"$@\"");
+        command.args(["-c", &protect]).arg(shim_binary());
+        Self::start_by(command, Path::new("/nowhere"))
+    }
+
     fn start_by(mut command: Command, events: &Path) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("lighter-shim-{}-{number}", std::process::id());

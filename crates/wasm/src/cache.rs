@@ -7,9 +7,13 @@
 //! ```text
 //! bytes --BLAKE3--> what is known of them --+--> artifact, locked and mapped
 //!          (sources/)                       |     (code/)
-//!                  nothing or no artifact --+--> lock, SHA-256, classify, compile, evict
-//!                                                 (work/)
+//!                  nothing or no artifact --+--> lock, turn, and a job: SHA-256, classify,
+//!                           (failures/)           compile, evict (work/, turns/)
 //! ```
+//!
+//! What is new to the node is read and compiled by a job (see `job`), in a process of its own
+//! where the cache is used by operations. It holds lock and turn, so that it goes on when the
+//! operation is killed: whoever asks again finds what it has made.
 //!
 //! Components that become one are found as bytes are, by the BLAKE3 of their digests; if nothing
 //! is known, the worker composes them first, and what it has made are bytes like any.
@@ -17,34 +21,47 @@
 mod artifact;
 mod care;
 mod error;
+mod failures;
 mod folder;
+mod job;
 mod key;
 mod limits;
 mod lock;
 mod mapping;
 mod sources;
 mod trailer;
+mod turns;
 
 use std::fs::File;
-use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use lighter_core::Failure;
 
 use self::error::at;
+use self::failures::{Attempt, Failed};
 use self::folder::Folder;
 use self::key::Key;
 use self::lock::Lock;
 use self::sources::Known;
 use self::trailer::Trailer;
+use self::turns::Turn;
 use crate::classify::{World, classify};
 use crate::compile::{self, CompileError};
 use crate::engine::Compilation;
-use crate::source::{Composition, Digest, Fingerprint, Source};
+use crate::source::{Composition, Digest, Fingerprint, Source, bytes_of, sealed_copy};
 
 pub(crate) use self::artifact::Artifact;
 pub use self::care::{Details, Entry, Pruned};
 pub use self::error::{CacheError, FolderError};
+pub use self::job::{Detach, Job};
 pub use self::limits::CacheLimits;
+pub use self::turns::Owner;
+
+/// How long a start waits until others have compiled the same program, and for its turn. A create
+/// operation has 150 s in all: this leaves it the time to say what it has waited for.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(140);
 
 /// Says how a program of a world is compiled, or why it is not.
 pub type Choose<'a> = dyn Fn(World) -> Result<Compilation, String> + 'a;
@@ -55,6 +72,8 @@ pub struct ArtifactCache {
     directory: PathBuf,
     compiler: PathBuf,
     limits: CacheLimits,
+    owner: Owner,
+    detach: Detach,
 }
 
 impl ArtifactCache {
@@ -68,7 +87,20 @@ impl ArtifactCache {
             directory,
             compiler,
             limits: CacheLimits::default(),
+            owner: Owner::default(),
+            detach: |job| job.run(),
         }
+    }
+
+    /// The same cache for somebody in particular, who shares the node's compilations with others.
+    pub fn for_owner(self, owner: Owner) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// The same cache whose jobs are done by `detach`, which may have a process for each. Without
+    /// it, the process that asks does them.
+    pub fn with_jobs(self, detach: Detach) -> Self {
+        Self { detach, ..self }
     }
 
     /// The same cache with other limits.
@@ -108,30 +140,122 @@ impl ArtifactCache {
             return Ok(found);
         }
         // Whoever starts the same program now waits here, with nothing of it in memory.
-        let lock = lock(folder, fingerprint)?;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        let lock = lock(folder, fingerprint, deadline)?;
         if let Some(found) = find(folder, fingerprint, choose)? {
             return Ok(found);
         }
-        let turn = self.turn(folder, fingerprint)?;
-        let wasm = source.copy(limit).map_err(CacheError::Source)?;
-        if Fingerprint::of(&wasm) != fingerprint {
-            let changed = io::Error::other("it is written to while it is being read");
-            return Err(CacheError::Source(changed));
-        }
+        self.check_failures(folder, fingerprint, choose)?;
+        let turn = self.turn(folder, deadline)?;
+        let file = source.reopened().map_err(CacheError::Source)?;
+        let is_new = self.detached(folder, file, fingerprint, choose, lock, turn)?;
+        let (mut artifact, known) =
+            find(folder, fingerprint, choose)?.ok_or(CacheError::Evicted)?;
+        artifact.is_new = is_new;
+        Ok((artifact, known))
+    }
+
+    /// Has the bytes of `file` compiled by a job, which gets `lock` and `turn`. Returns whether
+    /// that was necessary.
+    fn detached(
+        &self,
+        folder: &Folder,
+        file: File,
+        fingerprint: Fingerprint,
+        choose: &Choose<'_>,
+        mut lock: Lock,
+        mut turn: Turn,
+    ) -> Result<bool, CacheError> {
+        let descriptors = vec![file.as_raw_fd(), lock.descriptor(), turn.0.descriptor()];
+        lock.hand_over();
+        turn.0.hand_over();
+        let work = move || {
+            lock.adopt();
+            turn.0.adopt();
+            let mut attempt = Attempt::Read;
+            let done = self.job(folder, file, fingerprint, choose, &mut attempt);
+            if let Err(error) = &done {
+                self.note_failure(folder, fingerprint, attempt, error);
+            }
+            turn.release();
+            lock.release();
+            // What is new is locked until it has not been evicted.
+            done.and_then(|artifact| {
+                if artifact.is_new {
+                    self.prune(self.limits.bytes)?;
+                }
+                Ok(artifact.is_new)
+            })
+            .map_err(|error| Failure::new(error.class(), error.to_string()))
+        };
+        let job = Job {
+            descriptors,
+            limits: &self.limits,
+            work: Box::new(work),
+        };
+        let done = (self.detach)(job);
+        compile::remove_job_cgroup();
+        done.map_err(CacheError::Job)
+    }
+
+    /// Compiles the bytes of `file`, unless there is an artifact of them already. `attempt` says
+    /// how far it came.
+    fn job(
+        &self,
+        folder: &Folder,
+        file: File,
+        fingerprint: Fingerprint,
+        choose: &Choose<'_>,
+        attempt: &mut Attempt,
+    ) -> Result<Artifact, CacheError> {
+        let limit = self.limits.source_bytes;
+        let sealed = sealed_copy(&file, limit, fingerprint).map_err(CacheError::Source)?;
+        // The job may outlive the container, whose rootfs it must not keep.
+        drop(file);
+        let wasm = bytes_of(&sealed).map_err(CacheError::Source)?;
         let known = Known::new(Digest::of(&wasm), classify(&wasm)?);
+        let length = wasm.len() as u64;
+        drop(wasm);
         let compilation = choose(known.world).map_err(CacheError::NotAllowed)?;
+        *attempt = Attempt::Compile(known.world, compilation);
         let key = Key::of(&known.digest, compilation);
         let artifact = match artifact::open(&folder.code(), &key)? {
             Some(artifact) => artifact,
-            None => self.compile(folder, fingerprint, wasm, &known, key)?,
+            None => self.compile(folder, fingerprint, (sealed, length), &known, key)?,
         };
         sources::note(folder, fingerprint, &known)?;
-        turn.release();
-        lock.release();
-        if artifact.is_new {
-            self.prune(self.limits.bytes)?;
+        Ok(artifact)
+    }
+
+    /// Refuses what has failed lately and would fail again.
+    fn check_failures(
+        &self,
+        folder: &Folder,
+        fingerprint: Fingerprint,
+        choose: &Choose<'_>,
+    ) -> Result<(), CacheError> {
+        match failures::find(folder, fingerprint, &self.limits, choose)? {
+            None => Ok(()),
+            Some(Failed { message, age }) => Err(CacheError::Failed {
+                message,
+                seconds: age.as_secs(),
+            }),
         }
-        Ok((artifact, known))
+    }
+
+    /// Remembers a failure that will come again. That it cannot be remembered is not said: the
+    /// failure itself is.
+    fn note_failure(
+        &self,
+        folder: &Folder,
+        fingerprint: Fingerprint,
+        attempt: Attempt,
+        error: &CacheError,
+    ) {
+        if error.is_lasting() {
+            let message = error.to_string();
+            let _ = failures::note(folder, fingerprint, attempt, &self.limits, &message);
+        }
     }
 
     /// The artifact for what components become. What they became before is known by their
@@ -147,12 +271,16 @@ impl ArtifactCache {
         if let Some((artifact, _)) = find(folder, fingerprint, choose)? {
             return Ok(artifact);
         }
-        let lock = lock(folder, fingerprint)?;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        let lock = lock(folder, fingerprint, deadline)?;
         if let Some((artifact, _)) = find(folder, fingerprint, choose)? {
             return Ok(artifact);
         }
-        let turn = self.turn(folder, fingerprint)?;
-        let source = self.compose(composition, &identity)?;
+        self.check_failures(folder, fingerprint, choose)?;
+        let turn = self.turn(folder, deadline)?;
+        let source = self.compose(composition, &identity).inspect_err(|error| {
+            self.note_failure(folder, fingerprint, Attempt::Read, error);
+        })?;
         turn.release();
         let (artifact, known) = self.of_bytes(folder, &source, choose)?;
         sources::note(folder, fingerprint, &known)?;
@@ -179,9 +307,12 @@ impl ArtifactCache {
 
     /// Waits until this compilation may run, so that pods do not take a node's memory by many
     /// programs that are new to it.
-    fn turn(&self, folder: &Folder, fingerprint: Fingerprint) -> Result<Lock, FolderError> {
-        let place = fingerprint.spread(self.limits.at_a_time);
-        Lock::take(&folder.work().join(format!("turn-{place}.lock")))
+    fn turn(&self, folder: &Folder, deadline: Instant) -> Result<Turn, CacheError> {
+        let began = Instant::now();
+        let turn = Turn::take(folder, &self.owner, self.limits.at_a_time, deadline)?;
+        turn.ok_or_else(|| CacheError::NoTurn {
+            seconds: began.elapsed().as_secs(),
+        })
     }
 
     /// An empty file without a name, for bytes on their way into the cache.
@@ -215,7 +346,7 @@ impl ArtifactCache {
         &self,
         folder: &Folder,
         fingerprint: Fingerprint,
-        wasm: Vec<u8>,
+        (wasm, source_bytes): (File, u64),
         known: &Known,
         key: Key,
     ) -> Result<Artifact, CacheError> {
@@ -223,7 +354,7 @@ impl ArtifactCache {
         // A leftover may still be open in the worker of a process that was killed.
         let file = folder::create(&unfinished)?;
         let compiled = self
-            .fill(&file, &unfinished, wasm, known.world, key)
+            .fill(&file, &unfinished, (wasm, source_bytes), known.world, key)
             .and_then(|trailer| {
                 Ok(artifact::publish(
                     &folder.code(),
@@ -243,12 +374,11 @@ impl ArtifactCache {
         &self,
         file: &File,
         path: &Path,
-        wasm: Vec<u8>,
+        (wasm, source_bytes): (File, u64),
         world: World,
         key: Key,
     ) -> Result<Trailer, CacheError> {
         let began = Instant::now();
-        let source_bytes = wasm.len() as u64;
         let report = compile::compile(&self.compiler, key.compilation, wasm, file, &self.limits)?;
         if report.source != key.source {
             return Err(CompileError::OtherSource.into());
@@ -290,8 +420,8 @@ fn find_by_digest(
 }
 
 /// Whoever holds it is the only one who compiles these bytes.
-fn lock(folder: &Folder, fingerprint: Fingerprint) -> Result<Lock, FolderError> {
-    Lock::take(&folder.work().join(format!("{fingerprint}.lock")))
+fn lock(folder: &Folder, fingerprint: Fingerprint, deadline: Instant) -> Result<Lock, FolderError> {
+    Lock::take(&folder.work().join(format!("{fingerprint}.lock")), deadline)
 }
 
 /// The artifact for bytes that were compiled before, and what is known of them.

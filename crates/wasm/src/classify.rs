@@ -4,9 +4,11 @@
 //! contents. The compile worker validates those, in a process where a flaw of the
 //! validator or compiler does little harm.
 
+mod walk;
+
 use std::fmt;
 
-use wasmparser::{Chunk, Parser, Payload};
+use self::walk::{Bounds, walk};
 
 /// What a Wasm binary is, by the world that it was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,17 @@ pub enum NotRunnable {
     /// The file ends before its contents do.
     #[error("is truncated: it ends at byte {0}, inside of a section")]
     Truncated(usize),
+    /// The file declares more of something than any program that was meant to run.
+    #[error(
+        "has more than {limit} {what}: no toolchain makes such a program, and this node would need \
+         too much memory for it"
+    )]
+    TooMany {
+        /// What there is too much of, in the plural.
+        what: &'static str,
+        /// The most that is accepted.
+        limit: u64,
+    },
     /// The frame of the file is damaged or of a version that is not known.
     #[error("is malformed: {0}")]
     Malformed(String),
@@ -158,7 +171,7 @@ pub fn inspect(bytes: &[u8]) -> Result<(World, Interface), NotRunnable> {
             )));
         }
     }
-    let interface = walk(bytes)?;
+    let interface = walk(bytes, &Bounds::default())?;
     for (module, name) in &interface.imports {
         if let Some(reason) = why_unsupported(module, name) {
             return Err(NotRunnable::Unsupported {
@@ -267,83 +280,6 @@ fn why_unsupported(module: &str, name: &str) -> Option<&'static str> {
 fn is_text(bytes: &[u8]) -> bool {
     let start = bytes.trim_ascii_start();
     start.starts_with(b"(module") || start.starts_with(b"(component")
-}
-
-/// One binary of the nest that is being read: a component holds modules and components.
-struct Open {
-    parser: Parser,
-    declared_functions: u32,
-    function_bodies: u32,
-}
-
-impl Open {
-    fn new(parser: Parser) -> Self {
-        Self {
-            parser,
-            declared_functions: 0,
-            function_bodies: 0,
-        }
-    }
-}
-
-/// Goes through all sections, so that a file that ends too early is found here.
-fn walk(bytes: &[u8]) -> Result<Interface, NotRunnable> {
-    let malformed =
-        |error: wasmparser::BinaryReaderError| NotRunnable::Malformed(error.to_string());
-    let mut interface = Interface::default();
-    let truncated = || NotRunnable::Truncated(bytes.len());
-    let mut rest = bytes;
-    let mut outer: Vec<Open> = Vec::new();
-    let mut current = Open::new(Parser::new(0));
-    loop {
-        let at_end = rest.is_empty();
-        let (payload, consumed) = match current.parser.parse(rest, at_end) {
-            Ok(Chunk::Parsed { payload, consumed }) => (payload, consumed),
-            Ok(Chunk::NeedMoreData(_)) => return Err(truncated()),
-            Err(_) if at_end => return Err(truncated()),
-            Err(error) => return Err(NotRunnable::Malformed(error.to_string())),
-        };
-        rest = &rest[consumed..];
-        let outermost = outer.is_empty();
-        match payload {
-            Payload::ImportSection(section) if outermost => {
-                for import in section.into_imports() {
-                    let import = import.map_err(malformed)?;
-                    interface
-                        .imports
-                        .push((import.module.to_owned(), import.name.to_owned()));
-                }
-            }
-            Payload::ComponentImportSection(section) if outermost => {
-                for import in section {
-                    let name = import.map_err(malformed)?.name.name.to_owned();
-                    interface.imports.push((String::new(), name));
-                }
-            }
-            Payload::ComponentExportSection(section) if outermost => {
-                for export in section {
-                    interface
-                        .exports
-                        .push(export.map_err(malformed)?.name.name.to_owned());
-                }
-            }
-            Payload::FunctionSection(section) => current.declared_functions = section.count(),
-            Payload::CodeSectionStart { count, .. } => current.function_bodies = count,
-            Payload::ModuleSection { parser, .. } | Payload::ComponentSection { parser, .. } => {
-                outer.push(std::mem::replace(&mut current, Open::new(parser)));
-            }
-            Payload::End(_) => {
-                if current.declared_functions > 0 && current.function_bodies == 0 {
-                    return Err(truncated());
-                }
-                match outer.pop() {
-                    Some(parent) => current = parent,
-                    None => return Ok(interface),
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 #[cfg(test)]

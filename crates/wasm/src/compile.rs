@@ -23,10 +23,10 @@ use self::cgroup::Cgroup;
 use crate::cache::CacheLimits;
 use crate::composition::Composed;
 use crate::engine::{Compilation, VERSION};
-use crate::report::Report;
-use crate::source;
+use crate::report::{HOST_FAULT, Report};
 
 pub(crate) use self::cgroup::sweep_all as remove_left_cgroups;
+pub(crate) use self::cgroup::{enter_job_cgroup, remove_job_cgroup};
 
 /// Why a binary was not compiled. The texts follow "cannot compile NAME".
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,9 @@ pub enum CompileError {
     /// The compile worker refused the binary; the text is its own.
     #[error("{0}")]
     Refused(String),
+    /// The compile worker could not do its work, whatever the binary is; the text is its own.
+    #[error("{0}")]
+    Failed(String),
     /// A signal ended the compile worker.
     #[error("signal {0} ended the compile worker")]
     Signaled(i32),
@@ -80,17 +83,40 @@ pub enum CompileError {
     Io(#[from] io::Error),
 }
 
-/// Compiles `wasm` into the empty file `artifact` by the program `compiler`.
+impl CompileError {
+    /// Whether the binary is to blame, so that another try ends in the same way.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Refused(_)
+            | Self::Forbidden
+            | Self::Memory(_)
+            | Self::TimeLimit(_)
+            | Self::TooLong(_) => true,
+            // The compiler has crashed. Other signals are sent by somebody.
+            Self::Signaled(signal) => matches!(
+                *signal,
+                libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGABRT
+            ),
+            Self::Missing(_)
+            | Self::Start(..)
+            | Self::Failed(_)
+            | Self::OtherRelease(..)
+            | Self::OtherSource
+            | Self::Cgroup { .. }
+            | Self::Io(_) => false,
+        }
+    }
+}
+
+/// Compiles `wasm`, which nobody writes to and which is read from its beginning, into the empty file `artifact` by the program `compiler`.
 pub(crate) fn compile(
     compiler: &Path,
     compilation: Compilation,
-    wasm: Vec<u8>,
+    wasm: File,
     artifact: &File,
     limits: &CacheLimits,
 ) -> Result<Report, CompileError> {
-    let input = source::sealed(&wasm)?;
-    drop(wasm);
-    let text = work(compiler, &compilation.to_string(), input, artifact, limits)?;
+    let text = work(compiler, &compilation.to_string(), wasm, artifact, limits)?;
     check_release(compiler, Report::parse(&text), |report| &report.version)
 }
 
@@ -208,8 +234,9 @@ fn failure(
         Some(libc::SIGSYS) => CompileError::Forbidden,
         Some(signal) => CompileError::Signaled(signal),
         None if text.is_empty() => {
-            CompileError::Refused(format!("the compile worker ended with {status}"))
+            CompileError::Failed(format!("the compile worker ended with {status}"))
         }
+        None if status.code() == Some(HOST_FAULT.into()) => CompileError::Failed(text),
         None => CompileError::Refused(text),
     }
 }
@@ -288,7 +315,7 @@ mod tests {
         compile(
             Path::new(program),
             Compilation::default(),
-            b"\0asm\x01\0\0\0".to_vec(),
+            crate::source::sealed(b"\0asm\x01\0\0\0").unwrap(),
             &artifact,
             limits,
         )
@@ -324,8 +351,23 @@ mod tests {
         let error = run_script("echo bad >&2; echo thing >&2; exit 1", &limits()).unwrap_err();
         assert!(matches!(error, CompileError::Refused(_)));
         assert_eq!(error.to_string(), "bad thing");
+        assert!(error.is_lasting());
         let error = run_script("exit 3", &limits()).unwrap_err();
         assert!(error.to_string().contains("exit status: 3"), "{error}");
+        assert!(!error.is_lasting());
+    }
+
+    #[test]
+    fn a_fault_of_the_host_is_not_the_binarys() {
+        let script = format!("echo no space left on device >&2; exit {HOST_FAULT}");
+        let error = run_script(&script, &limits()).unwrap_err();
+        assert!(matches!(error, CompileError::Failed(_)), "{error}");
+        assert!(!error.is_lasting());
+        for (signal, is_lasting) in [("KILL", false), ("TERM", false), ("SEGV", true)] {
+            let script = format!("ulimit -c 0; kill -s {signal} $$");
+            let error = run_script(&script, &limits()).unwrap_err();
+            assert_eq!(error.is_lasting(), is_lasting, "{error}");
+        }
     }
 
     #[test]

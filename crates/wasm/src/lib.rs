@@ -79,7 +79,7 @@ pub use engine::{Compilation, EngineError, Variant, configuration};
 #[cfg(feature = "run")]
 pub use budget::MemoryLimit;
 #[cfg(feature = "run")]
-pub use cache::{ArtifactCache, CacheError, CacheLimits, FolderError};
+pub use cache::{ArtifactCache, CacheError, CacheLimits, Detach, FolderError, Job, Owner};
 #[cfg(feature = "run")]
 pub use compile::CompileError;
 #[cfg(feature = "run")]

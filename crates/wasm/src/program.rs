@@ -9,7 +9,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use lighter_core::{Count, Counters};
+use lighter_core::{Count, Counters, ErrorClass};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use wasmtime::{Engine, Module};
 use wasmtime_wasi_http::handler::ProxyPre;
@@ -81,6 +81,16 @@ pub enum ProgramError {
     /// Wasmtime cannot be set up.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+impl ProgramError {
+    /// What containerd acts on.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Code { error, .. } => error.class(),
+            _ => ErrorClass::InvalidArgument,
+        }
+    }
 }
 
 /// A program that is ready to run. Its code is mapped from the artifact, whose descriptor

@@ -4,6 +4,10 @@ use std::fmt;
 
 use crate::engine::VERSION;
 
+/// Exit status of a worker that could not do its work for a reason that is not its input's, as a
+/// full disk is. `EX_OSERR` of sysexits.h.
+pub const HOST_FAULT: u8 = 71;
+
 /// What an artifact was made of, and by what.
 ///
 /// It is no proof: a worker that hostile Wasm has taken over writes what it likes. It finds a

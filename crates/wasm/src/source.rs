@@ -43,6 +43,7 @@ impl fmt::Display for Fingerprint {
 }
 
 impl Fingerprint {
+    #[cfg(test)]
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes))
     }
@@ -54,12 +55,6 @@ impl Fingerprint {
             identity.as_bytes(),
         );
         Self(blake3::Hash::from_bytes(key))
-    }
-
-    /// One of `count` numbers from 0 on, evenly spread.
-    pub(crate) fn spread(&self, count: u32) -> u32 {
-        let [a, b, c, d, ..] = *self.0.as_bytes();
-        u32::from_le_bytes([a, b, c, d]) % count.max(1)
     }
 
     /// Of the first `length` bytes of `file`.
@@ -130,7 +125,7 @@ impl<'a> Composition<'a> {
             })?;
             written?;
             if count != *length {
-                return Err(io::Error::other("it is written to while it is being read"));
+                return Err(changed());
             }
         }
         seal(input)
@@ -208,41 +203,56 @@ impl<'a> Source<'a> {
 
     /// The fingerprint of the file as it is now, read in pieces.
     pub(crate) fn fingerprint(&self, limit: u64) -> io::Result<Fingerprint> {
-        self.check_length(limit)?;
         let mut hasher = blake3::Hasher::new();
-        self.read(limit, |piece| {
+        read_all(self.file()?, limit, |piece| {
             hasher.update(piece);
         })?;
         Ok(Fingerprint(hasher.finalize()))
     }
 
-    /// A private copy of the file as it is now.
-    ///
-    /// What is compiled has to be the very bytes that were hashed: a volume can be written by
-    /// another container meanwhile, which could otherwise put its own code into the cache under
-    /// the digest of somebody else's.
-    pub(crate) fn copy(&self, limit: u64) -> io::Result<Vec<u8>> {
-        let length = self.check_length(limit)?;
-        let mut bytes = Vec::with_capacity(length as usize);
-        self.read(limit, |piece| bytes.extend_from_slice(piece))?;
-        Ok(bytes)
+    /// The file once more, for another process.
+    pub(crate) fn reopened(&self) -> io::Result<File> {
+        self.file()?.try_clone()
     }
+}
 
-    fn check_length(&self, limit: u64) -> io::Result<u64> {
-        let length = self.file()?.metadata()?.len();
-        if length > limit {
-            return Err(too_long(limit));
+/// A private copy of `file`, which nobody can change any more, if it has this fingerprint.
+///
+/// What is compiled has to be the very bytes that were hashed: a volume can be written by
+/// another container meanwhile, which could otherwise put its own code into the cache under
+/// the digest of somebody else's.
+pub(crate) fn sealed_copy(file: &File, limit: u64, fingerprint: Fingerprint) -> io::Result<File> {
+    let mut copy = memory_file()?;
+    let mut hasher = blake3::Hasher::new();
+    let mut written = Ok(());
+    read_all(file, limit, |piece| {
+        hasher.update(piece);
+        if written.is_ok() {
+            written = copy.write_all(piece);
         }
-        Ok(length)
+    })?;
+    written?;
+    if Fingerprint(hasher.finalize()) != fingerprint {
+        return Err(changed());
     }
+    seal(copy)
+}
 
-    /// Reads to the end of the file, which may come later than its length said.
-    fn read(&self, limit: u64, take: impl FnMut(&[u8])) -> io::Result<()> {
-        if read_pieces(self.file()?, limit + 1, take)? > limit {
-            return Err(too_long(limit));
-        }
-        Ok(())
+/// All bytes of a file that nobody can change any more.
+pub(crate) fn bytes_of(sealed: &File) -> io::Result<Vec<u8>> {
+    let length = sealed.metadata()?.len();
+    let mut bytes = Vec::with_capacity(length as usize);
+    read_pieces(sealed, length, |piece| bytes.extend_from_slice(piece))?;
+    Ok(bytes)
+}
+
+/// Reads to the end of the file, which may come later than its length said.
+fn read_all(file: &File, limit: u64, take: impl FnMut(&[u8])) -> io::Result<()> {
+    let is_too_long = file.metadata()?.len() > limit;
+    if is_too_long || read_pieces(file, limit + 1, take)? > limit {
+        return Err(too_long(limit));
     }
+    Ok(())
 }
 
 fn regular(file: File) -> io::Result<File> {
@@ -270,6 +280,10 @@ fn read_pieces(file: &File, limit: u64, mut take: impl FnMut(&[u8])) -> io::Resu
         }
     }
     Ok(offset)
+}
+
+fn changed() -> io::Error {
+    io::Error::other("it is written to while it is being read")
 }
 
 fn too_long(limit: u64) -> io::Error {
@@ -316,6 +330,12 @@ mod tests {
         Source::new(file).unwrap()
     }
 
+    /// A copy of the source, if its bytes are these.
+    fn copied(source: &Source<'_>, limit: u64, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let fingerprint = Fingerprint::of(bytes);
+        bytes_of(&sealed_copy(&source.reopened()?, limit, fingerprint)?)
+    }
+
     #[test]
     fn the_digest_is_sha_256() {
         assert_eq!(
@@ -330,7 +350,7 @@ mod tests {
         let source = source(&long);
         let fingerprint = source.fingerprint(LIMIT).unwrap();
         assert_eq!(fingerprint, Fingerprint::of(&long));
-        assert_eq!(source.copy(LIMIT).unwrap(), long);
+        assert_eq!(copied(&source, LIMIT, &long).unwrap(), long);
         let part = Fingerprint::of_file(source.file().unwrap(), 300_000).unwrap();
         assert_eq!(part, Fingerprint::of(&long[..300_000]));
         assert_eq!(
@@ -349,11 +369,11 @@ mod tests {
         let source = Source::new(sparse).unwrap();
         for error in [
             source.fingerprint(LIMIT).unwrap_err(),
-            source.copy(LIMIT).unwrap_err(),
+            copied(&source, LIMIT, b"").unwrap_err(),
         ] {
             assert!(error.to_string().contains("than 2 MiB"), "{error}");
         }
-        source.copy(LIMIT + 1).unwrap();
+        copied(&source, LIMIT + 1, &vec![0; LIMIT as usize + 1]).unwrap();
     }
 
     #[test]
@@ -361,7 +381,12 @@ mod tests {
         // Files of procfs have a length of zero and are read nevertheless.
         let growing = Source::new(File::open("/proc/self/status").unwrap()).unwrap();
         assert!(growing.fingerprint(10).is_err());
-        assert!(growing.copy(1 << 20).unwrap().len() > 10);
+    }
+
+    #[test]
+    fn other_bytes_than_those_that_were_hashed_are_not_copied() {
+        let error = copied(&source(b"new"), LIMIT, b"old").unwrap_err();
+        assert!(error.to_string().contains("written to"), "{error}");
     }
 
     #[test]
@@ -379,10 +404,10 @@ mod tests {
             source.fingerprint(LIMIT).unwrap(),
             Fingerprint::of(b"bytes")
         );
-        assert_eq!(source.copy(LIMIT).unwrap(), b"bytes");
+        assert_eq!(copied(&source, LIMIT, b"bytes").unwrap(), b"bytes");
         assert_eq!(fetched.get(), 1);
         let fails = || -> io::Result<File> { Err(io::Error::other("gone")) };
-        let error = Source::content("0", &fails).copy(LIMIT).unwrap_err();
+        let error = Source::content("0", &fails).fingerprint(LIMIT).unwrap_err();
         assert_eq!(error.to_string(), "gone");
     }
 

@@ -1,12 +1,14 @@
 //! What the cache and a compilation may use up, and what happens at the bounds.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
 use lighter_wasm::cache::Entry;
 use lighter_wasm::{ArtifactCache, CacheLimits, Compilation, Variant, World};
 
+use crate::cache::{compilations, counting_compiler};
 use crate::guests::{BUSY, HELLO, start};
 use crate::process::{COMPILER, Node, finish};
 
@@ -20,6 +22,7 @@ crate::tests![
     damage_is_found_by_reading,
     a_source_that_is_too_long_is_refused,
     programs_wait_for_their_turn,
+    a_failure_is_not_repeated_for_a_while,
     too_little_memory_is_named,
     too_little_time_is_named,
     too_much_code_is_named,
@@ -262,20 +265,74 @@ fn programs_wait_for_their_turn() {
         at_a_time: 1,
         ..CacheLimits::default()
     };
-    let cache = cache(&node, limits);
-    compile(&node, &cache, HELLO).unwrap();
-    // Somebody else compiles.
-    let turn = node.cache().join("work/turn-0.lock");
-    let holder = File::create(&turn).unwrap();
-    holder.lock().unwrap();
+    let usual = cache(&node, limits.clone());
+    compile(&node, &usual, HELLO).unwrap();
+    // A compiler that does not end before it is told to.
+    let slow = node.folder.path().join("slow");
+    let go_on = node.folder.path().join("go-on");
+    let script = format!(
+        "#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.01; done\nexec '{COMPILER}' \"$@\"\n",
+        go_on.display()
+    );
+    fs::write(&slow, script).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o700)).unwrap();
+    let slow = ArtifactCache::new(node.cache(), slow).with_limits(limits);
+    let source = |number| {
+        let path = node.folder.path().join(format!("{number}.wasm"));
+        fs::write(&path, wat::parse_str(numbered(number)).unwrap()).unwrap();
+        File::open(path).unwrap()
+    };
+    let (first, second) = (source(1), source(2));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| compile(&node, &cache, &numbered(1)));
+        let holder = scope.spawn(move || slow.precompile(first, &as_command));
+        let turns = node.cache().join("turns");
+        let is_running = || {
+            let names = fs::read_dir(&turns).into_iter().flatten().flatten();
+            names
+                .map(|entry| entry.file_name().into_string().unwrap())
+                .any(|name| name.ends_with(".running"))
+        };
+        while !is_running() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let waiting = scope.spawn(|| usual.precompile(second, &as_command));
         std::thread::sleep(Duration::from_millis(500));
         assert!(!waiting.is_finished());
-        fs::remove_file(&turn).unwrap();
-        drop(holder);
+        fs::write(&go_on, "").unwrap();
+        holder.join().unwrap().unwrap();
         waiting.join().unwrap().unwrap();
     });
+}
+
+fn a_failure_is_not_repeated_for_a_while() {
+    let node = Node::new();
+    // Valid in its frame, and in nothing else.
+    let mut bytes = wat::parse_str(r#"(module (func (export "_start") nop nop nop))"#).unwrap();
+    let nop = bytes.windows(3).position(|bytes| bytes == [1, 1, 1]);
+    bytes[nop.unwrap()] = 0xff;
+    let program = node.program(&bytes).compiler(counting_compiler(&node));
+    let first = program.run().stderr;
+    let second = program.run().stderr;
+    assert_eq!(compilations(&node), 1);
+    assert!(second.starts_with(first.trim_end()), "{second}");
+    assert!(second.contains("this was found"), "{second}");
+    // With other limits it is tried again.
+    let limits = CacheLimits {
+        seconds: 100,
+        ..CacheLimits::default()
+    };
+    let file = File::open(&program.file).unwrap();
+    let cache = ArtifactCache::new(node.cache(), counting_compiler(&node)).with_limits(limits);
+    let error = cache.precompile(file, &as_command).unwrap_err().to_string();
+    assert!(!error.contains("this was found"), "{error}");
+    assert_eq!(compilations(&node), 2);
+    // What the host is to blame for is.
+    let other = node.text(HELLO).compiler("/no/lighter-compiler");
+    for _ in 0..2 {
+        let error = other.run().stderr;
+        assert!(!error.contains("this was found"), "{error}");
+    }
+    assert_eq!(node.text(HELLO).run().stdout, "hello\n");
 }
 
 /// A module with that many bytes of data.

@@ -38,7 +38,7 @@ pub(super) fn find(
             ));
         }
     };
-    let cache = cache(node);
+    let cache = cache(spec, container, node);
     let name = format!(
         "the layer {} of {}",
         found.program.layer.content.digest(),

@@ -11,6 +11,7 @@ use nix::unistd::geteuid;
 use super::error::{FolderError, at};
 use super::folder::remove;
 use super::key::Key;
+use super::lock::lock_shared;
 use super::trailer::{self, Trailer};
 use crate::classify::World;
 use crate::engine::Compilation;
@@ -42,7 +43,7 @@ pub(super) fn open(folder: &Path, key: &Key) -> Result<Option<Artifact>, FolderE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(failed)?,
     };
-    lock_shared(&file).map_err(failed)?;
+    lock_shared(&file, &path)?;
     let metadata = file.metadata().map_err(failed)?;
     // Evicted while we waited for the lock.
     if metadata.nlink() == 0 {
@@ -76,7 +77,7 @@ impl Artifact {
     /// The same file, opened by another path and locked too.
     pub(super) fn locked_again(&self, path: &Path) -> io::Result<File> {
         let file = File::open(path)?;
-        lock_shared(&file)?;
+        lock_shared(&file, path).map_err(io::Error::other)?;
         if file.metadata()?.ino() == self.file.metadata()?.ino() {
             return Ok(file);
         }
@@ -100,7 +101,7 @@ pub(super) fn publish(
         .map_err(failed)?;
     // Locked before it has its name, so that nobody evicts it before it was used once.
     let locked = File::open(unfinished).map_err(failed)?;
-    lock_shared(&locked).map_err(failed)?;
+    lock_shared(&locked, unfinished)?;
     let path = folder.join(trailer.key.to_string());
     fs::rename(unfinished, &path).map_err(|error| at(&path, error))?;
     Ok(Artifact {
@@ -164,16 +165,6 @@ fn note_use(file: &File, metadata: &fs::Metadata) -> io::Result<()> {
         return Ok(());
     }
     file.set_times(FileTimes::new().set_accessed(now))
-}
-
-/// Unlike a lock of nix, this one is not given up when one of several copies is dropped.
-fn lock_shared(file: &File) -> io::Result<()> {
-    loop {
-        match file.lock_shared() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
 }
 
 #[cfg(test)]

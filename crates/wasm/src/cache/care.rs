@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::artifact::{Artifact, is_undamaged, read_trailer};
 use super::error::{CacheError, FolderError, at};
@@ -17,6 +17,9 @@ use crate::classify::World;
 use crate::compile::remove_left_cgroups;
 use crate::engine::Compilation;
 use crate::source::Source;
+
+/// How long others may look after the folder: `verify` reads all of it.
+const CARE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An artifact, as a listing shows it.
 #[derive(Clone, Debug)]
@@ -196,7 +199,8 @@ impl ArtifactCache {
 
 /// One at a time looks after the folder: two that prune would each remove enough for both.
 fn care_lock(folder: &Folder) -> Result<Lock, FolderError> {
-    Lock::take(&folder.work().join("care.lock"))
+    let deadline = Instant::now() + CARE_TIMEOUT;
+    Lock::take(&folder.work().join("care.lock"), deadline)
 }
 
 fn is_gone(error: &FolderError) -> bool {

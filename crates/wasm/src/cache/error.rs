@@ -2,6 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lighter_core::{ErrorClass, Failure};
 
 use crate::classify::NotRunnable;
 use crate::compile::CompileError;
@@ -28,6 +31,36 @@ pub enum CacheError {
     /// The components were not composed.
     #[error("cannot be composed with the other Wasm layers of its image: {0}")]
     Compose(#[source] CompileError),
+    /// It could not be compiled some time ago, and that has not been tried again.
+    #[error(
+        "{message} (this was found {seconds} s ago; it is tried again {} s after that, or with other \
+         options of the cache)",
+        super::failures::FAILURE_TTL.as_secs()
+    )]
+    Failed {
+        /// What was said then.
+        message: String,
+        /// How long ago that is.
+        seconds: u64,
+    },
+    /// Others were compiling all the time.
+    #[error(
+        "waits to be compiled: no place was free for {seconds} s (option `at-a-time` of the cache); \
+         try again, or compile it before its first start (`lighter precompile`)"
+    )]
+    NoTurn {
+        /// How long it has waited.
+        seconds: u64,
+    },
+    /// It was compiled, and evicted before it could be used.
+    #[error(
+        "was compiled, but the cache has no room for it beside what is in use (option `bytes` of \
+         the cache)"
+    )]
+    Evicted,
+    /// The process that had it compiled has failed; the text is its own.
+    #[error("{0}")]
+    Job(Failure),
     /// Compiled code cannot be kept.
     #[error("cannot be compiled: {0}")]
     Folder(#[from] FolderError),
@@ -52,9 +85,51 @@ pub enum FolderError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// Another process holds a lock for longer than it should.
+    #[error(
+        "cannot lock {path}: another process has held it for {seconds} s; try again, and see who \
+         has it open (`fuser -v {path}`)"
+    )]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// What was asked for cannot be done; the text says why.
     #[error("{0}")]
     Refused(String),
+}
+
+impl CacheError {
+    /// What containerd acts on.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NoTurn { .. } | Self::Folder(FolderError::Busy { .. }) => {
+                ErrorClass::DeadlineExceeded
+            }
+            Self::Job(failure) => failure.class,
+            _ => ErrorClass::InvalidArgument,
+        }
+    }
+
+    /// Whether the same bytes will fail in the same way, whatever the state of this node.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::NotRunnable(_) => true,
+            Self::Compile(error) | Self::Compose(error) => error.is_lasting(),
+            _ => false,
+        }
+    }
+}
+
+impl FolderError {
+    pub(super) fn busy(path: &Path, waited: Duration) -> Self {
+        Self::Busy {
+            path: path.to_owned(),
+            seconds: waited.as_secs(),
+        }
+    }
 }
 
 /// Says which file an error is about.

@@ -5,6 +5,8 @@
 //!   code/             complete artifacts, renamed here after fsync (see `artifact`)
 //!   sources/          what is known of bytes that were compiled here (see `sources`)
 //!   work/             locks and unfinished files of those who compile
+//!   turns/            who compiles and who waits (see `turns`); made by the first who compiles
+//!   failures/         what could not be compiled lately (see `failures`); made by the first
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -68,6 +70,15 @@ impl Folder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A part of it that is not needed by a start that finds its code.
+    pub(super) fn made(&self, part: &str) -> Result<PathBuf, FolderError> {
+        let path = self.path.join(part);
+        if !path.is_dir() {
+            make(&path)?;
+        }
+        Ok(path)
     }
 
     pub(super) fn code(&self) -> PathBuf {

@@ -10,7 +10,9 @@ pub struct CacheLimits {
     /// Code that a process maps stays, so that it can be more for a while. One artifact is
     /// never longer.
     pub bytes: u64,
-    /// Longest Wasm file that is accepted, in bytes: it is read into memory to be compiled.
+    /// Longest Wasm file that is accepted, in bytes: it is read into memory to be compiled. The
+    /// default has room for the largest programs that are known to run, components of CPython
+    /// with numpy (99 MB); longer ones rarely compile within the default of `memory`.
     pub source_bytes: u64,
     /// Bytes of memory for one compilation.
     pub memory: u64,
@@ -18,7 +20,8 @@ pub struct CacheLimits {
     pub seconds: u64,
     /// Processors for one compilation, if the node has more.
     pub cores: u32,
-    /// Compilations at a time on the node; more wait, with nothing in memory.
+    /// Compilations at a time on the node; more wait, with nothing in memory. A tenant (a
+    /// namespace) has one less at a time, so that it does not keep others waiting.
     pub at_a_time: u32,
 }
 
@@ -26,7 +29,7 @@ impl Default for CacheLimits {
     fn default() -> Self {
         Self {
             bytes: 4 << 30,
-            source_bytes: 1 << 30,
+            source_bytes: 128 << 20,
             memory: 2 << 30,
             seconds: 120,
             cores: 4,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::geteuid;
 
 use super::CompileError;
@@ -17,6 +18,8 @@ use crate::cache::CacheLimits;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const PREFIX: &str = "lighter-compile-";
+/// The one cgroup of all processes that have something compiled. It is there while there are any.
+const JOBS: &str = "lighter-jobs";
 /// Microseconds that a share of processor time is counted over.
 const PERIOD: u64 = 100_000;
 /// What each processor counts for when all want to compute: as much as a container by default.
@@ -121,6 +124,55 @@ impl Drop for Cgroup {
     }
 }
 
+/// Moves this process into the cgroup of all jobs, which may have `memory` bytes together.
+///
+/// One for all: on cgroup v1 it takes the kernel some 8 ms to move a process, so that nothing
+/// enters it but what compiles anyway.
+pub(crate) fn enter_job_cgroup(memory: u64) -> Result<(), CompileError> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    enter_jobs(Path::new(ROOT), memory)
+}
+
+fn enter_jobs(root: &Path, memory: u64) -> Result<(), CompileError> {
+    let (folder, limit) = if root.join("cgroup.controllers").exists() {
+        enable_controllers(root)?;
+        (root.join(JOBS), "memory.max")
+    } else if root.join("memory").is_dir() {
+        (root.join("memory").join(JOBS), "memory.limit_in_bytes")
+    } else {
+        return Ok(());
+    };
+    // Whoever leaves removes it if nobody else is in it, also between these steps.
+    for _ in 0..10 {
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(at(&folder, error));
+            }
+            _ => {}
+        }
+        match set(&folder, limit, memory).and_then(|()| set(&folder, "cgroup.procs", 0)) {
+            Err(CompileError::Cgroup { error, .. })
+                if [Errno::ENOENT, Errno::ENODEV]
+                    .iter()
+                    .any(|gone| error.raw_os_error() == Some(*gone as i32)) => {}
+            other => return other,
+        }
+    }
+    Err(at(
+        &folder,
+        io::Error::other("others remove it all the time"),
+    ))
+}
+
+/// Removes the cgroup of all jobs. The kernel keeps it while there is one.
+pub(crate) fn remove_job_cgroup() {
+    for hierarchy in ["", "memory"] {
+        let _ = fs::remove_dir(Path::new(ROOT).join(hierarchy).join(JOBS));
+    }
+}
+
 /// Processors that a worker may use.
 pub(super) fn cores(limits: &CacheLimits) -> u32 {
     let there = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -163,6 +215,7 @@ fn set_if_there(folder: &Path, file: &str, value: impl ToString) -> Result<(), C
 
 /// Removes the cgroups of compilations whose operation was killed.
 pub(crate) fn sweep_all() {
+    remove_job_cgroup();
     for hierarchy in ["", "memory", "cpu"] {
         sweep(&Path::new(ROOT).join(hierarchy));
     }
@@ -244,6 +297,21 @@ mod tests {
         sweep(hierarchy.path());
         assert!(!left.exists());
         assert!(ours.exists() && other.exists());
+    }
+
+    #[test]
+    fn jobs_share_one_cgroup() {
+        let root = tempfile::tempdir().unwrap();
+        // Without a controller there is nothing to limit by.
+        enter_jobs(root.path(), 1).unwrap();
+        fs::create_dir(root.path().join("memory")).unwrap();
+        for memory in [5, 6] {
+            enter_jobs(root.path(), memory).unwrap();
+            let folder = root.path().join("memory").join(JOBS);
+            let value = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+            assert_eq!(value("memory.limit_in_bytes"), memory.to_string());
+            assert_eq!(value("cgroup.procs"), "0");
+        }
     }
 
     #[test]

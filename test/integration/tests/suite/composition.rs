@@ -283,7 +283,7 @@ fn what_cannot_be_composed_is_named_with_its_layer() {
         manifest["annotations"] = json!({ COMPOSE: "true" });
         manifest["layers"][1]["size"] = json!(1_u64 << 30);
     });
-    refused(&huge, &["1024 MiB", "source-bytes"]);
+    refused(&huge, &["128 MiB", "source-bytes"]);
 }
 
 #[test]
