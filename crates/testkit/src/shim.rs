@@ -14,11 +14,16 @@ use crate::guests::guest;
 use crate::paths::shim_binary;
 use crate::processes::Process;
 use containerd_shim_protos::api;
+use containerd_shim_protos::ttrpc::context::{Context, with_duration};
 use containerd_shim_protos::{Client, TaskClient};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
+
+pub use caller::Caller;
+
+mod caller;
 
 /// How long any call may take, also on the emulated machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -47,6 +52,10 @@ pub struct Shim {
     folder: PathBuf,
     client: TaskClient,
     log: File,
+    /// How long any call may take.
+    limit: Duration,
+    /// Whether it ends with this value, with all that it has left.
+    is_owned: bool,
 }
 
 impl Shim {
@@ -118,14 +127,23 @@ impl Shim {
         let client = TaskClient::new(Client::connect(&address).unwrap());
         let mut request = api::ConnectRequest::new();
         request.id = "pod".to_owned();
-        let pid = client.connect(context(), &request).unwrap().shim_pid;
+        let pid = client
+            .connect(with_duration(LIMIT), &request)
+            .unwrap()
+            .shim_pid;
         Self {
             pid: pid.cast_signed(),
             namespace,
             folder,
             client,
             log,
+            limit: LIMIT,
+            is_owned: true,
         }
+    }
+
+    fn context(&self) -> Context {
+        with_duration(self.limit)
     }
 
     /// What it has logged since this was asked last.
@@ -204,7 +222,7 @@ impl Shim {
 
     fn send(&self, request: &api::CreateTaskRequest) -> Result<i32, String> {
         self.client
-            .create(context(), request)
+            .create(self.context(), request)
             .map(|response| response.pid.cast_signed())
             .map_err(|error| error.to_string())
     }
@@ -218,7 +236,7 @@ impl Shim {
     pub fn start_task(&self, id: &str) -> Result<(), String> {
         let mut request = api::StartRequest::new();
         request.id = id.to_owned();
-        let started = self.client.start(context(), &request);
+        let started = self.client.start(self.context(), &request);
         started.map(drop).map_err(|error| error.to_string())
     }
 
@@ -233,7 +251,7 @@ impl Shim {
         request.stderr = stdio.stderr;
         request.terminal = stdio.terminal;
         request.spec.mut_or_insert_default().value = process.to_string().into_bytes();
-        let added = self.client.exec(context(), &request);
+        let added = self.client.exec(self.context(), &request);
         added.map(drop).map_err(|error| error.to_string())
     }
 
@@ -247,7 +265,7 @@ impl Shim {
         let mut request = api::StartRequest::new();
         request.id = id.to_owned();
         request.exec_id = exec.to_owned();
-        let started = self.client.start(context(), &request);
+        let started = self.client.start(self.context(), &request);
         started
             .map(|response| response.pid.cast_signed())
             .map_err(|error| error.to_string())
@@ -269,7 +287,7 @@ impl Shim {
         let mut request = api::WaitRequest::new();
         request.id = id.to_owned();
         request.exec_id = exec.to_owned();
-        let ended = self.client.wait(context(), &request);
+        let ended = self.client.wait(self.context(), &request);
         ended
             .map(|response| response.exit_status)
             .map_err(|error| error.to_string())
@@ -280,7 +298,7 @@ impl Shim {
         let mut request = api::DeleteRequest::new();
         request.id = id.to_owned();
         request.exec_id = exec.to_owned();
-        let deleted = self.client.delete(context(), &request);
+        let deleted = self.client.delete(self.context(), &request);
         deleted
             .map(|response| response.exit_status)
             .map_err(|error| error.to_string())
@@ -291,7 +309,7 @@ impl Shim {
         let mut request = api::StateRequest::new();
         request.id = id.to_owned();
         request.exec_id = exec.to_owned();
-        let state = self.client.state(context(), &request);
+        let state = self.client.state(self.context(), &request);
         state.map_err(|error| error.to_string())
     }
 
@@ -301,7 +319,7 @@ impl Shim {
         request.id = id.to_owned();
         request.exec_id = exec.to_owned();
         (request.height, request.width) = (height, width);
-        let resized = self.client.resize_pty(context(), &request);
+        let resized = self.client.resize_pty(self.context(), &request);
         resized.map(drop).map_err(|error| error.to_string())
     }
 
@@ -311,14 +329,14 @@ impl Shim {
         request.id = id.to_owned();
         request.exec_id = exec.to_owned();
         request.stdin = true;
-        self.client.close_io(context(), &request).unwrap();
+        self.client.close_io(self.context(), &request).unwrap();
     }
 
     /// Pauses a task.
     pub fn pause(&self, id: &str) -> Result<(), String> {
         let mut request = api::PauseRequest::new();
         request.id = id.to_owned();
-        let paused = self.client.pause(context(), &request);
+        let paused = self.client.pause(self.context(), &request);
         paused.map(drop).map_err(|error| error.to_string())
     }
 
@@ -326,7 +344,7 @@ impl Shim {
     pub fn resume(&self, id: &str) -> Result<(), String> {
         let mut request = api::ResumeRequest::new();
         request.id = id.to_owned();
-        let resumed = self.client.resume(context(), &request);
+        let resumed = self.client.resume(self.context(), &request);
         resumed.map(drop).map_err(|error| error.to_string())
     }
 
@@ -335,7 +353,7 @@ impl Shim {
         let mut request = api::UpdateTaskRequest::new();
         request.id = id.to_owned();
         request.resources.mut_or_insert_default().value = resources.to_string().into_bytes();
-        let updated = self.client.update(context(), &request);
+        let updated = self.client.update(self.context(), &request);
         updated.map(drop).map_err(|error| error.to_string())
     }
 
@@ -343,7 +361,7 @@ impl Shim {
     pub fn checkpoint(&self, id: &str) -> Result<(), String> {
         let mut request = api::CheckpointTaskRequest::new();
         request.id = id.to_owned();
-        let done = self.client.checkpoint(context(), &request);
+        let done = self.client.checkpoint(self.context(), &request);
         done.map(drop).map_err(|error| error.to_string())
     }
 
@@ -351,7 +369,7 @@ impl Shim {
     pub fn statistics(&self, id: &str) -> Result<(), String> {
         let mut request = api::StatsRequest::new();
         request.id = id.to_owned();
-        let counted = self.client.stats(context(), &request);
+        let counted = self.client.stats(self.context(), &request);
         counted.map(drop).map_err(|error| error.to_string())
     }
 
@@ -359,7 +377,11 @@ impl Shim {
     pub fn pids(&self, id: &str) -> Vec<i32> {
         let mut request = api::PidsRequest::new();
         request.id = id.to_owned();
-        let pids = self.client.pids(context(), &request).unwrap().processes;
+        let pids = self
+            .client
+            .pids(self.context(), &request)
+            .unwrap()
+            .processes;
         pids.iter().map(|info| info.pid.cast_signed()).collect()
     }
 
@@ -371,13 +393,14 @@ impl Shim {
         path
     }
 
-    /// Signals an exec by number, whether there is such a signal or not.
+    /// Signals an exec, or a task where `exec` is empty, by number, whether there is such a signal or
+    /// not.
     pub fn kill_number(&self, id: &str, exec: &str, signal: u32) -> Result<(), String> {
         let mut request = api::KillRequest::new();
         request.id = id.to_owned();
         request.exec_id = exec.to_owned();
         request.signal = signal;
-        let killed = self.client.kill(context(), &request);
+        let killed = self.client.kill(self.context(), &request);
         killed.map(drop).map_err(|error| error.to_string())
     }
 
@@ -386,7 +409,7 @@ impl Shim {
         let mut request = api::KillRequest::new();
         request.id = id.to_owned();
         request.signal = signal as u32;
-        let killed = self.client.kill(context(), &request);
+        let killed = self.client.kill(self.context(), &request);
         killed.map(drop).map_err(|error| error.to_string())
     }
 
@@ -396,7 +419,7 @@ impl Shim {
         request.id = id.to_owned();
         request.signal = signal as u32;
         request.all = true;
-        let killed = self.client.kill(context(), &request);
+        let killed = self.client.kill(self.context(), &request);
         killed.map(drop).map_err(|error| error.to_string())
     }
 
@@ -404,14 +427,17 @@ impl Shim {
     pub fn wait(&self, id: &str) -> u32 {
         let mut request = api::WaitRequest::new();
         request.id = id.to_owned();
-        self.client.wait(context(), &request).unwrap().exit_status
+        self.client
+            .wait(self.context(), &request)
+            .unwrap()
+            .exit_status
     }
 
     /// Deletes a task and returns its status.
     pub fn delete(&self, id: &str) -> Result<u32, String> {
         let mut request = api::DeleteRequest::new();
         request.id = id.to_owned();
-        let deleted = self.client.delete(context(), &request);
+        let deleted = self.client.delete(self.context(), &request);
         deleted
             .map(|response| response.exit_status)
             .map_err(|error| error.to_string())
@@ -426,9 +452,14 @@ impl Shim {
 
     /// Ends the shim, as containerd does once there are no tasks.
     pub fn shutdown(&self) {
-        self.client
-            .shutdown(context(), &api::ShutdownRequest::new())
-            .unwrap();
+        self.try_shutdown().unwrap();
+    }
+
+    /// Asks the shim to end.
+    pub fn try_shutdown(&self) -> Result<(), String> {
+        let request = api::ShutdownRequest::new();
+        let asked = self.client.shutdown(self.context(), &request);
+        asked.map(drop).map_err(|error| error.to_string())
     }
 
     /// Processes whose parent is the shim.
@@ -475,6 +506,9 @@ impl Shim {
 
 impl Drop for Shim {
     fn drop(&mut self) {
+        if !self.is_owned {
+            return;
+        }
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         let address = fs::read_to_string(self.folder.join("address")).unwrap_or_default();
         let _ = fs::remove_file(address.trim_start_matches("unix://"));
@@ -499,10 +533,6 @@ impl Drop for Shim {
         let _ = fs::remove_dir(Path::new("/run/lighter").join(&self.namespace));
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-fn context() -> containerd_shim_protos::ttrpc::context::Context {
-    containerd_shim_protos::ttrpc::context::with_duration(LIMIT)
 }
 
 /// Waits until `condition` holds, also on the emulated machine beside other work.
