@@ -95,11 +95,6 @@ fn sealed_copy(mut program: File) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        clippy::disallowed_methods,
-        reason = "a test process may have children"
-    )]
-
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
