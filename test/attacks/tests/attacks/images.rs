@@ -62,7 +62,9 @@ fn a_guest_does_not_run_from_a_module_that_its_user_may_not_read() {
         assert!(error.contains("permission denied"), "{path}: {error}");
     }
     // The same by an exec, of a user of its own.
-    shim.create("b", &spec("b", "/sleep.wasm", 0)).unwrap();
+    let mut sleeping = spec("b", "/sleep.wasm", 0);
+    sleeping["process"]["args"] = json!(["/sleep.wasm", "100"]);
+    shim.create("b", &sleeping).unwrap();
     shim.start_task("b").unwrap();
     let process = |path: &str| spec("b", path, 1000)["process"].clone();
     assert_eq!(shim.run_exec("b", "may", &process("/hello.wasm")), Ok(0));

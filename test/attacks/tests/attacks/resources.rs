@@ -139,11 +139,11 @@ fn an_import_bomb_takes_little_memory_as_a_file() {
     fs::write(shim.rootfs().join("bomb.wasm"), import_bomb()).unwrap();
     let spec = shim.spec("a", &["/bomb.wasm"]);
     let (created, peak) = with_peak_memory(&shim.namespace, || shim.create("a", &spec));
+    assert!(peak > 0, "no process was seen");
+    assert!(peak < MAX_MEMORY, "{peak} kB");
     let error = created.unwrap_err();
     assert!(error.contains("INVALID_ARGUMENT"), "{error}");
     assert!(error.contains("more than 100000 imports"), "{error}");
-    assert!(peak > 0, "no process was seen");
-    assert!(peak < MAX_MEMORY, "{peak} kB");
 }
 
 #[test]
@@ -164,25 +164,35 @@ fn an_import_bomb_takes_little_memory_as_a_layer() {
         let run = containerd.run(&image);
         run.flags(["--platform", "wasi/wasm"]).output()
     });
-    output.fails_with(&["more than 100000 imports"]);
     assert!(peak > 0 && peak < MAX_MEMORY, "{peak} kB");
+    output.fails_with(&["more than 100000 imports"]);
+}
+
+/// Whether the kernel lets root of this machine protect a process from the OOM killer: in some
+/// containers it does not.
+fn may_protect() -> bool {
+    let script = "echo -1 > /proc/self/oom_score_adj";
+    let status = Command::new("sh").args(["-c", script]).output().unwrap();
+    status.status.success()
 }
 
 #[test]
 fn nothing_but_containerd_and_the_shim_is_protected_from_the_oom_killer() {
-    let shim = Shim::start_with_oom_score(-500);
+    let containerd = if may_protect() { -500 } else { 300 };
+    let shim = Shim::start_with_oom_score(containerd);
     let score = |pid: i32| -> i32 {
         let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
         text.trim().parse().unwrap()
     };
-    assert_eq!(score(shim.pid), -499);
+    assert_eq!(score(shim.pid), containerd + 1);
     // A container that says nothing of it is not protected, one that says it has what it says.
-    for (id, wanted, found) in [
-        ("a", None, 0),
-        ("b", Some(-400), -400),
-        ("c", Some(700), 700),
-    ] {
-        for args in [&["/sleep.wasm"][..], &["/bin/sh", "-c", "sleep 100"]] {
+    let inherited = (containerd + 1).max(0);
+    let mut cases = vec![("a", None, inherited), ("b", Some(700), 700)];
+    if containerd < 0 {
+        cases.push(("c", Some(-400), -400));
+    }
+    for (id, wanted, found) in cases {
+        for args in [&["/sleep.wasm", "100"][..], &["/bin/sh", "-c", "sleep 100"]] {
             let mut spec = shim.spec(id, args);
             if let Some(wanted) = wanted {
                 spec["process"]["oomScoreAdj"] = json!(wanted);
@@ -190,12 +200,12 @@ fn nothing_but_containerd_and_the_shim_is_protected_from_the_oom_killer() {
             let pid = shim.create(id, &spec).unwrap();
             assert_eq!(score(pid), found, "{args:?}");
             shim.start_task(id).unwrap();
-            let exec =
-                shim.process(&["/bin/sh", "-c", "cat /proc/self/oom_score_adj > /tmp/score"]);
-            if args[0] == "/bin/sh" && id == "a" {
+            if args[0] == "/bin/sh" && wanted.is_none() {
+                let command = "cat /proc/self/oom_score_adj > /tmp/score";
+                let exec = shim.process(&["/bin/sh", "-c", command]);
                 assert_eq!(shim.run_exec(id, "e", &exec), Ok(0));
                 let text = fs::read_to_string(shim.rootfs().join("tmp/score")).unwrap();
-                assert_eq!(text.trim(), "0");
+                assert_eq!(text.trim(), inherited.to_string());
             }
             shim.remove(id);
         }
@@ -212,7 +222,8 @@ fn nothing_but_containerd_and_the_shim_is_protected_from_the_oom_killer() {
         });
         let pid = operation.unwrap().pid;
         eventually("the operation is protected", || {
-            fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).is_ok_and(|text| text == "0\n")
+            let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+            text.is_ok_and(|text| text.trim() == inherited.to_string())
         });
         creating.join().unwrap().unwrap();
     });
@@ -239,11 +250,9 @@ fn many_slow_modules_of_one_namespace_do_not_delay_anothers_start() {
                 finished.fetch_add(1, Ordering::SeqCst);
             });
         }
-        let turns = Path::new(ARTIFACTS).join("turns");
-        eventually("nothing is compiled", || {
-            let names = fs::read_dir(&turns).into_iter().flatten().flatten();
-            names.count() >= 6
-        });
+        eventually("nothing is compiled", || worker_of(&shim).is_some());
+        // The others come to wait for their turn.
+        std::thread::sleep(Duration::from_millis(500));
         let before = finished.load(Ordering::SeqCst);
         let spec = spec(&shim, "new", "/new.wasm", ("tenant-b", "pod"));
         shim.create("new", &spec).unwrap();
@@ -304,8 +313,23 @@ fn sha256(path: &Path) -> String {
     text.split(' ').next().unwrap().to_owned()
 }
 
-fn is_worker(process: &Process) -> bool {
-    process.comm.starts_with("lighter-compile")
+/// A compile worker that an operation of this shim has started, or its job.
+fn worker_of(shim: &Shim) -> Option<Process> {
+    let processes = Process::all();
+    let parent = |pid: i32| {
+        processes
+            .iter()
+            .find(|each| each.pid == pid)
+            .map(|each| each.parent)
+    };
+    let workers = processes
+        .iter()
+        .filter(|each| each.comm.starts_with("lighter-compile"));
+    let mut workers = workers.filter(|worker| {
+        let mut above = std::iter::successors(Some(worker.pid), |pid| parent(*pid)).take(5);
+        above.any(|pid| pid == shim.pid)
+    });
+    workers.next().cloned()
 }
 
 #[test]
@@ -318,20 +342,12 @@ fn a_compilation_goes_on_when_its_shim_is_killed() {
     let spec = shim.spec("a", &["/slow.wasm"]);
     std::thread::scope(|scope| {
         let creating = scope.spawn(|| shim.create("a", &spec));
-        let mut job = None;
+        let mut worker = None;
         eventually("nothing is compiled", || {
-            let processes = Process::all();
-            let operations: Vec<i32> = shim.children().iter().map(|each| each.pid).collect();
-            job = processes
-                .iter()
-                .find(|each| operations.contains(&each.parent))
-                .cloned();
-            let worker = |job: &Process| {
-                let mut all = processes.iter();
-                all.any(|each| each.parent == job.pid && is_worker(each))
-            };
-            job.as_ref().is_some_and(worker)
+            worker = worker_of(&shim);
+            worker.is_some()
         });
+        let job = Process::read(worker.unwrap().parent).unwrap();
         assert!(
             artifacts_of(&digest).is_empty(),
             "it is compiled already: make it slower"
@@ -343,7 +359,6 @@ fn a_compilation_goes_on_when_its_shim_is_killed() {
         .unwrap();
         creating.join().unwrap().unwrap_err();
         eventually("the operation goes on", || shim.children().is_empty());
-        let job = job.unwrap();
         eventually("nothing has come of the compilation", || {
             !artifacts_of(&digest).is_empty()
         });
