@@ -34,6 +34,7 @@ use clap::Parser;
 use crate::arguments::{Arguments, Task};
 
 fn main() -> ExitCode {
+    lighter_core::keep_program_mark();
     let Arguments {
         cache,
         compiler,
