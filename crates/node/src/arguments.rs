@@ -11,6 +11,9 @@ use lighter_wasm::{ArtifactCache, Variant};
 use crate::metrics::Address;
 use crate::pack::PackArguments;
 
+/// Folder of what an installation remembers, unless the command line says so.
+const STATE: &str = "/var/lib/lighter";
+
 /// Looks after WebAssembly containers on this node.
 #[derive(Debug, Parser)]
 #[command(name = "lighter", version)]
@@ -66,6 +69,9 @@ pub enum Task {
     Install(InstallArguments),
     /// Take back what install has done
     Uninstall(UninstallArguments),
+    /// Put the programs alone below a prefix, as `make install` and packages do, or remove them
+    #[command(subcommand)]
+    Programs(ProgramsTask),
     /// Tell whether Lighter is installed and containerd knows the handler; exit status 1 if not
     Status(StatusArguments),
     /// Keep a Kubernetes node installed, as a container of a DaemonSet
@@ -89,7 +95,7 @@ pub struct NodeArguments {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Folder of what an installation remembers
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/lighter")]
+    #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
     /// Leave containerd running: it knows of the change after its next restart
     #[arg(long)]
@@ -113,6 +119,38 @@ pub struct InstallArguments {
     /// Where to: below its bin [default: /usr/local, with templates of k3s and RKE2 /opt/lighter]
     #[arg(long, value_name = "DIR")]
     pub prefix: Option<PathBuf>,
+    /// Take the place of another runtime's shim and handler of the same names until `uninstall`
+    #[arg(long)]
+    pub replace_foreign: bool,
+}
+
+/// What to do with the programs alone.
+#[derive(Debug, Subcommand)]
+pub enum ProgramsTask {
+    /// Put them below PREFIX/bin; containerd is left alone
+    Install {
+        /// Folder of the programs to install [default: that of this program]
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+        /// Where to: below its bin
+        #[arg(long, value_name = "DIR")]
+        prefix: PathBuf,
+        /// Set other programs of the same names aside until `uninstall`
+        #[arg(long)]
+        replace_foreign: bool,
+        /// Folder of what an installation remembers
+        #[arg(long, value_name = "DIR", default_value = STATE)]
+        state: PathBuf,
+    },
+    /// Remove those of Lighter from PREFIX/bin, and put back what was set aside
+    Uninstall {
+        /// Where they are: below its bin
+        #[arg(long, value_name = "DIR")]
+        prefix: PathBuf,
+        /// Folder of what an installation remembers
+        #[arg(long, value_name = "DIR", default_value = STATE)]
+        state: PathBuf,
+    },
 }
 
 impl NodeArguments {
@@ -145,6 +183,9 @@ impl InstallArguments {
             if let Some(value) = value {
                 words.extend([flag.into(), value.clone().into()]);
             }
+        }
+        if self.replace_foreign {
+            words.push("--replace-foreign".into());
         }
         words
     }
@@ -286,7 +327,7 @@ mod tests {
     #[test]
     fn an_agents_options_are_those_of_its_installations() {
         let line = "lighter agent --node-name n --namespace s --config /c --prefix /p \
-                    --from /f --state /s --timeout 7 --no-restart";
+                    --from /f --state /s --timeout 7 --no-restart --replace-foreign";
         let Task::Agent(agent) = Arguments::parse_from(line.split_whitespace()).task else {
             panic!("no agent");
         };

@@ -9,6 +9,7 @@
 //!                   -> debug        what was recorded of guests: list, show, remove
 //!                   -> doctor       what this node lacks
 //!                   -> install      the handler in this node's containerd: install, uninstall, status
+//!                   -> programs     the programs alone, as `make install` puts them
 //!                   -> agent        the same as a container of a DaemonSet
 //!                   -> manual       completions and pages of the manual
 //! ```
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Task::Doctor { config } => Ok(doctor::run(&node, config.as_deref())),
         Task::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Uninstall(arguments) => install::uninstall(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Programs(task) => install::programs(&task).map(|()| ExitCode::SUCCESS),
         Task::Status(arguments) => install::status(&arguments),
         Task::Agent(arguments) => agent::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Completions { shell } => manual::completions(shell).map(|()| ExitCode::SUCCESS),
