@@ -50,11 +50,7 @@ pub enum Task {
     #[command(subcommand)]
     Cache(CacheTask),
     /// Print what containers use and do, for Prometheus
-    Metrics {
-        /// Serve it at /metrics instead: HOST:PORT, or unix:PATH
-        #[arg(long, value_name = "ADDRESS")]
-        listen: Option<Address>,
-    },
+    Metrics(MetricsArguments),
     /// Export spans of this node's containers over OTLP, as traces in --options and OTEL_* say
     Traces,
     /// Look at what was recorded of containers with lighter.dev/debug
@@ -258,6 +254,18 @@ pub enum CacheTask {
     },
     /// Read all of it and remove what is damaged
     Verify,
+}
+
+/// How metrics are told.
+#[derive(Debug, Args)]
+pub struct MetricsArguments {
+    /// Serve them at /metrics instead: IP:PORT, or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<Address>,
+    /// File of the bearer tokens that a client must send one of, one a line; read at each request.
+    /// Without it, only loopback addresses and sockets of root's are served
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What was recorded of guests.

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Task::Precompile { files, variant } => precompile::run(&node, &files, variant),
         Task::Pack(arguments) => pack::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
-        Task::Metrics { listen } => metrics::run(listen).map(|()| ExitCode::SUCCESS),
+        Task::Metrics(arguments) => metrics::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Traces => traces::run(node.traces).map(|()| ExitCode::SUCCESS),
         Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Doctor { config } => Ok(doctor::run(&node, config.as_deref())),
