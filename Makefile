@@ -35,11 +35,14 @@ build: packages ## Build the shim, its compile worker and the node tool into tar
 	cargo build --release --locked -p lighter-compiler
 	@install -D -t $(LIGHTER_BIN) $(BUILT)/lighter-compiler
 
+# Another runtime's shim may have the same name: REPLACE_FOREIGN=1 sets it aside until `make uninstall`.
 install: build ## Install them below PREFIX (/usr/local), where containerd finds them
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(LIGHTER_BIN)/$(SHIM) $(LIGHTER_BIN)/lighter-compiler $(LIGHTER_BIN)/lighter
+	@$(LIGHTER_BIN)/lighter programs install --from $(LIGHTER_BIN) --prefix $(DESTDIR)$(PREFIX) \
+		$(if $(REPLACE_FOREIGN),--replace-foreign)
 
-uninstall: ## Remove what `make install` installed
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(SHIM) lighter-compiler lighter)
+# By the program that was built: one that is installed may be of somebody else by now.
+uninstall: build ## Remove what `make install` installed
+	@$(LIGHTER_BIN)/lighter programs uninstall --prefix $(DESTDIR)$(PREFIX)
 
 release: build sbom ## Make the files of a release in target/package
 	@deploy/release.sh $(CARGO_TARGET_DIR)/package

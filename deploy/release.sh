@@ -31,7 +31,7 @@ archive() {
 install -D -t "$work/shim" "$bin/$shim" "$bin/lighter-compiler"
 archive containerd-shim-wasmtime-x86_64-linux-musl.tar.gz "$work/shim" $shim lighter-compiler
 
-# All of it, for `tar -C /usr/local -xzf`.
+# All of it, for `tar -xzf` and `bin/lighter install`. tar itself would overwrite another runtime's shim.
 install -D -t "$work/all/bin" "$bin/$shim" "$bin/lighter-compiler" "$bin/lighter"
 share=$work/all/share
 install -D -m 0644 -t "$share/doc/lighter" "$root/LICENSE"

@@ -68,6 +68,7 @@ enum Fault {
 }
 
 fn main() -> ExitCode {
+    lighter_core::keep_program_mark();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "--version") {
         println!("lighter-compiler ({})", lighter_wasm::engine::VERSION);

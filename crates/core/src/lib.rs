@@ -9,6 +9,7 @@ mod id;
 mod lifecycle;
 mod operation;
 mod processes;
+mod program;
 mod state;
 
 pub use children::{Children, ProcessKey};
@@ -24,6 +25,7 @@ pub use operation::{
     Message, Mount, RuntimeOptions, Statistics, StatisticsV1, StatisticsV2, Stdio,
 };
 pub use processes::{Due, INIT, Processes};
+pub use program::{PROGRAM_MARK, keep_program_mark};
 pub use state::{
     COUNTERS_FILE, ENDED_FOLDER, KEPT_FOR, MOST_KEPT, ProcessTimes, STATE_FILE, STATE_ROOT,
 };

@@ -174,14 +174,14 @@ fn open(view: &ContainerView, name: &str, path: &Path) -> Result<Entrypoint, Ent
             source,
         },
     };
-    let (mut file, path) = view.open(path).map_err(explain)?;
-    let metadata = file.metadata().map_err(explain)?;
-    if !metadata.is_file() {
+    let (file, path) = view.open(path).map_err(explain)?;
+    let Some(mut file) = file else {
         return Err(EntrypointError::NotAFile {
             name: name.to_owned(),
             path,
         });
-    }
+    };
+    let metadata = file.metadata().map_err(explain)?;
     let mut head = Vec::new();
     (&file).take(4).read_to_end(&mut head).map_err(explain)?;
     file.rewind().map_err(explain)?;

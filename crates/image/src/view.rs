@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -46,13 +46,19 @@ impl ContainerView {
     }
 
     /// Opens the file at `path`, an absolute path of the container, for reading. Returns the
-    /// path without links too.
+    /// path without links too, and no file where that leads to something else than a regular one.
     ///
-    /// Fails as open(2) does. It never blocks on a FIFO.
-    pub fn open(&self, path: &Path) -> io::Result<(File, PathBuf)> {
+    /// Nothing else is opened, not even to be looked at: to open the node of a watchdog starts it,
+    /// and to open a FIFO lets go on who waits at its other end. Fails as open(2) does.
+    pub fn open(&self, path: &Path) -> io::Result<(Option<File>, PathBuf)> {
         let path = self.resolve(path)?;
-        let file = self.open_at(&path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
-        Ok((File::from(file), path))
+        let handle = File::from(self.open_at(&path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?);
+        if !handle.metadata()?.is_file() {
+            return Ok((None, path));
+        }
+        // The same file, whatever is at its path by now.
+        let file = File::open(format!("/proc/self/fd/{}", handle.as_raw_fd()))?;
+        Ok((Some(file), path))
     }
 
     /// Follows all links in `path`.
@@ -172,7 +178,6 @@ mod tests {
     use oci_spec::runtime::{MountBuilder, SpecBuilder};
     use proptest::prelude::*;
     use std::io::Read;
-    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
 
     fn view(rootfs: &Path, mounts: &[(&str, &Path)]) -> ContainerView {
@@ -195,7 +200,9 @@ mod tests {
 
     fn read(view: &ContainerView, path: &str) -> io::Result<String> {
         let mut text = String::new();
-        view.open(Path::new(path))?.0.read_to_string(&mut text)?;
+        let (file, _) = view.open(Path::new(path))?;
+        let mut file = file.ok_or(Errno::EACCES)?;
+        file.read_to_string(&mut text)?;
         Ok(text)
     }
 
@@ -249,6 +256,27 @@ mod tests {
         }
     }
 
+    /// Whoever waits to write to a FIFO goes on when somebody opens it for reading.
+    #[test]
+    fn what_is_no_regular_file_is_not_opened() {
+        let rootfs = tempfile::tempdir().unwrap();
+        let fifo = rootfs.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        symlink("fifo", rootfs.path().join("link")).unwrap();
+        std::fs::create_dir(rootfs.path().join("dir")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(rootfs.path().join("socket"));
+        let writer = fifo.clone();
+        let writer = std::thread::spawn(move || std::fs::File::options().write(true).open(writer));
+        let view = view(rootfs.path(), &[]);
+        for path in ["/fifo", "/link", "/dir", "/socket", "/"] {
+            assert!(view.open(Path::new(path)).unwrap().0.is_none(), "{path}");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!writer.is_finished(), "the FIFO was opened");
+        drop(std::fs::File::open(fifo).unwrap());
+        writer.join().unwrap().unwrap();
+    }
+
     #[test]
     fn a_file_system_made_with_the_container_is_empty() {
         let rootfs = tempfile::tempdir().unwrap();
@@ -281,7 +309,7 @@ mod tests {
             for (place, target) in ["b", "a/a", "a/b"].iter().zip(&targets) {
                 symlink(target, root.join(place)).unwrap();
             }
-            if let Ok((file, _)) = view(&root, &[]).open(Path::new(&path)) {
+            if let Ok((Some(file), _)) = view(&root, &[]).open(Path::new(&path)) {
                 let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
                 prop_assert!(opened.starts_with(&root), "{}", opened.display());
             }

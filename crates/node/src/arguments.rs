@@ -11,6 +11,9 @@ use lighter_wasm::{ArtifactCache, Variant};
 use crate::metrics::Address;
 use crate::pack::PackArguments;
 
+/// Folder of what an installation remembers, unless the command line says so.
+const STATE: &str = "/var/lib/lighter";
+
 /// Looks after WebAssembly containers on this node.
 #[derive(Debug, Parser)]
 #[command(name = "lighter", version)]
@@ -47,11 +50,7 @@ pub enum Task {
     #[command(subcommand)]
     Cache(CacheTask),
     /// Print what containers use and do, for Prometheus
-    Metrics {
-        /// Serve it at /metrics instead: HOST:PORT, or unix:PATH
-        #[arg(long, value_name = "ADDRESS")]
-        listen: Option<Address>,
-    },
+    Metrics(MetricsArguments),
     /// Export spans of this node's containers over OTLP, as traces in --options and OTEL_* say
     Traces,
     /// Look at what was recorded of containers with lighter.dev/debug
@@ -66,6 +65,9 @@ pub enum Task {
     Install(InstallArguments),
     /// Take back what install has done
     Uninstall(UninstallArguments),
+    /// Put the programs alone below a prefix, as `make install` and packages do, or remove them
+    #[command(subcommand)]
+    Programs(ProgramsTask),
     /// Tell whether Lighter is installed and containerd knows the handler; exit status 1 if not
     Status(StatusArguments),
     /// Keep a Kubernetes node installed, as a container of a DaemonSet
@@ -89,7 +91,7 @@ pub struct NodeArguments {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Folder of what an installation remembers
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/lighter")]
+    #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
     /// Leave containerd running: it knows of the change after its next restart
     #[arg(long)]
@@ -113,6 +115,38 @@ pub struct InstallArguments {
     /// Where to: below its bin [default: /usr/local, with templates of k3s and RKE2 /opt/lighter]
     #[arg(long, value_name = "DIR")]
     pub prefix: Option<PathBuf>,
+    /// Take the place of another runtime's shim and handler of the same names until `uninstall`
+    #[arg(long)]
+    pub replace_foreign: bool,
+}
+
+/// What to do with the programs alone.
+#[derive(Debug, Subcommand)]
+pub enum ProgramsTask {
+    /// Put them below PREFIX/bin; containerd is left alone
+    Install {
+        /// Folder of the programs to install [default: that of this program]
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+        /// Where to: below its bin
+        #[arg(long, value_name = "DIR")]
+        prefix: PathBuf,
+        /// Set other programs of the same names aside until `uninstall`
+        #[arg(long)]
+        replace_foreign: bool,
+        /// Folder of what an installation remembers
+        #[arg(long, value_name = "DIR", default_value = STATE)]
+        state: PathBuf,
+    },
+    /// Remove those of Lighter from PREFIX/bin, and put back what was set aside
+    Uninstall {
+        /// Where they are: below its bin
+        #[arg(long, value_name = "DIR")]
+        prefix: PathBuf,
+        /// Folder of what an installation remembers
+        #[arg(long, value_name = "DIR", default_value = STATE)]
+        state: PathBuf,
+    },
 }
 
 impl NodeArguments {
@@ -145,6 +179,9 @@ impl InstallArguments {
             if let Some(value) = value {
                 words.extend([flag.into(), value.clone().into()]);
             }
+        }
+        if self.replace_foreign {
+            words.push("--replace-foreign".into());
         }
         words
     }
@@ -219,6 +256,18 @@ pub enum CacheTask {
     Verify,
 }
 
+/// How metrics are told.
+#[derive(Debug, Args)]
+pub struct MetricsArguments {
+    /// Serve them at /metrics instead: IP:PORT, or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<Address>,
+    /// File of the bearer tokens that a client must send one of, one a line; read at each request.
+    /// Without it, only loopback addresses and sockets of root's are served
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub token_file: Option<PathBuf>,
+}
+
 /// What was recorded of guests.
 #[derive(Debug, Args)]
 pub struct DebugArguments {
@@ -286,7 +335,7 @@ mod tests {
     #[test]
     fn an_agents_options_are_those_of_its_installations() {
         let line = "lighter agent --node-name n --namespace s --config /c --prefix /p \
-                    --from /f --state /s --timeout 7 --no-restart";
+                    --from /f --state /s --timeout 7 --no-restart --replace-foreign";
         let Task::Agent(agent) = Arguments::parse_from(line.split_whitespace()).task else {
             panic!("no agent");
         };

@@ -9,6 +9,7 @@
 //!                   -> debug        what was recorded of guests: list, show, remove
 //!                   -> doctor       what this node lacks
 //!                   -> install      the handler in this node's containerd: install, uninstall, status
+//!                   -> programs     the programs alone, as `make install` puts them
 //!                   -> agent        the same as a container of a DaemonSet
 //!                   -> manual       completions and pages of the manual
 //! ```
@@ -34,6 +35,7 @@ use clap::Parser;
 use crate::arguments::{Arguments, Task};
 
 fn main() -> ExitCode {
+    lighter_core::keep_program_mark();
     let Arguments {
         cache,
         compiler,
@@ -44,12 +46,13 @@ fn main() -> ExitCode {
         Task::Precompile { files, variant } => precompile::run(&node, &files, variant),
         Task::Pack(arguments) => pack::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Cache(task) => cache::run(&node, task).map(|()| ExitCode::SUCCESS),
-        Task::Metrics { listen } => metrics::run(listen).map(|()| ExitCode::SUCCESS),
+        Task::Metrics(arguments) => metrics::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Traces => traces::run(node.traces).map(|()| ExitCode::SUCCESS),
         Task::Debug(arguments) => debug::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Doctor { config } => Ok(doctor::run(&node, config.as_deref())),
         Task::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Uninstall(arguments) => install::uninstall(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Programs(task) => install::programs(&task).map(|()| ExitCode::SUCCESS),
         Task::Status(arguments) => install::status(&arguments),
         Task::Agent(arguments) => agent::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Completions { shell } => manual::completions(shell).map(|()| ExitCode::SUCCESS),

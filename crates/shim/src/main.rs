@@ -26,6 +26,7 @@ use arguments::{Action, Arguments};
 static ALLOCATOR: allocator::WipingAllocator = allocator::WipingAllocator;
 
 fn main() -> ExitCode {
+    lighter_core::keep_program_mark();
     lighter_container::pin_name_service();
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,

@@ -213,24 +213,13 @@ impl Shim {
         self.send(&request)
     }
 
+    /// Create of any id with a bundle that need not be named after it.
+    pub fn create_in(&self, bundle: &Path, id: &str, config: &str) -> Result<i32, String> {
+        self.send(&request(bundle, id, config))
+    }
+
     fn request(&self, id: &str, config: &str) -> api::CreateTaskRequest {
-        let bundle = self.bundle(id);
-        fs::create_dir_all(&bundle).unwrap();
-        fs::write(bundle.join("config.json"), config).unwrap();
-        let mut request = api::CreateTaskRequest::new();
-        request.id = id.to_owned();
-        request.bundle = bundle.to_str().unwrap().to_owned();
-        for (name, field) in [
-            ("stdin", &mut request.stdin),
-            ("stdout", &mut request.stdout),
-            ("stderr", &mut request.stderr),
-        ] {
-            let path = bundle.join(name);
-            if path.exists() {
-                *field = path.to_str().unwrap().to_owned();
-            }
-        }
-        request
+        request(&self.bundle(id), id, config)
     }
 
     fn send(&self, request: &api::CreateTaskRequest) -> Result<i32, String> {
@@ -546,6 +535,25 @@ impl Drop for Shim {
         let _ = fs::remove_dir(Path::new("/run/lighter").join(&self.namespace));
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn request(bundle: &Path, id: &str, config: &str) -> api::CreateTaskRequest {
+    fs::create_dir_all(bundle).unwrap();
+    fs::write(bundle.join("config.json"), config).unwrap();
+    let mut request = api::CreateTaskRequest::new();
+    request.id = id.to_owned();
+    request.bundle = bundle.to_str().unwrap().to_owned();
+    for (name, field) in [
+        ("stdin", &mut request.stdin),
+        ("stdout", &mut request.stdout),
+        ("stderr", &mut request.stderr),
+    ] {
+        let path = bundle.join(name);
+        if path.exists() {
+            *field = path.to_str().unwrap().to_owned();
+        }
+    }
+    request
 }
 
 /// Waits until `condition` holds, also on the emulated machine beside other work.

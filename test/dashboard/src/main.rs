@@ -40,9 +40,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let board = Dashboard::read(Path::new(board))?;
     let cri = Cri::start(Version::V2);
     let pods = pods::start(&cri);
-    let mut metrics = Call::new(node_tool(), ["metrics", "--listen", METRICS]).spawn();
+    let folder = cri.containerd().folder();
+    // As on a node: docs/MONITORING.md, Prometheus.
+    let token = folder.join("metrics-token").display().to_string();
+    std::fs::write(&token, "a token of this run".replace(' ', "-"))?;
+    let words = ["metrics", "--listen", METRICS, "--token-file", &token];
+    let mut metrics = Call::new(node_tool(), words).spawn();
     metrics.await_stdout("serves metrics", LIMIT);
-    let prometheus = Prometheus::start(program, cri.containerd().folder(), METRICS);
+    let prometheus = Prometheus::start(program, folder, METRICS, &token);
     let begin = SystemTime::now();
     println!("load for {seconds} s");
     load::run(Duration::from_secs(seconds));

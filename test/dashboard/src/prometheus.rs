@@ -27,11 +27,12 @@ pub struct Line {
 }
 
 impl Prometheus {
-    /// Scrapes `target` once a second. It keeps its files in `folder`.
-    pub fn start(program: &str, folder: &Path, target: &str) -> Self {
+    /// Scrapes `target` once a second with the token of a file. It keeps its files in `folder`.
+    pub fn start(program: &str, folder: &Path, target: &str, token_file: &str) -> Self {
         let configuration = folder.join("prometheus.yml");
         let text = format!(
             "global: {{ scrape_interval: 1s }}\nscrape_configs:\n  - job_name: lighter\n    \
+             authorization: {{ credentials_file: \"{token_file}\" }}\n    \
              static_configs: [{{ targets: [\"{target}\"] }}]\n"
         );
         fs::write(&configuration, text).expect("write Prometheus' configuration");

@@ -21,6 +21,6 @@ mod wait;
 pub use image::{BUSYBOX, GUESTS, import, import_archive};
 pub use node::{Guest, Holding, daemon, restart};
 pub use pod::{deployment, linux, pod, runc, service, wasm};
-pub use request::{Answer, Load, get};
+pub use request::{Answer, Load, get, get_with};
 pub use space::Space;
 pub use wait::{LIMIT, until};

@@ -22,6 +22,14 @@ pub struct Answer {
 /// # Errors
 /// What curl says, if there was no whole response.
 pub fn get(address: &str, port: u16, path: &str) -> Result<Answer, String> {
+    get_with(address, port, path, &[])
+}
+
+/// The same with headers: `Name: value`.
+///
+/// # Errors
+/// What curl says, if there was no whole response.
+pub fn get_with(address: &str, port: u16, path: &str, headers: &[&str]) -> Result<Answer, String> {
     let host = match address.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) => format!("[{address}]"),
         _ => address.to_owned(),
@@ -29,7 +37,9 @@ pub fn get(address: &str, port: u16, path: &str) -> Result<Answer, String> {
     let url = format!("http://{host}:{port}{path}");
     let options = ["-gsS", "--connect-timeout", "5", "--max-time", "30"];
     let arguments = ["--write-out", "\n%{http_code}", &url];
-    let output = Call::new("curl", options.into_iter().chain(arguments)).output();
+    let headers = headers.iter().flat_map(|header| ["--header", header]);
+    let arguments = options.into_iter().chain(headers).chain(arguments);
+    let output = Call::new("curl", arguments).output();
     if !output.status.success() {
         return Err(output.stderr);
     }

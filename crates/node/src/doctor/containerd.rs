@@ -47,6 +47,10 @@ fn handler(inspection: &Inspection) -> Finding {
 
 fn shim(inspection: &Inspection) -> Finding {
     match &inspection.shim {
+        Some(path) if !inspection.is_own => Err(format!(
+            "containerd starts {}, which is not Lighter's: run `lighter install`, and see docs/INSTALL.md, Beside another shim",
+            path.display()
+        )),
         Some(path) => Ok(path.display().to_string()),
         None => {
             let searched: Vec<String> = inspection

@@ -242,7 +242,7 @@ impl Pending {
             }
             applied.backup = Some(backup);
         }
-        files::replace(&self.file, self.new.as_bytes(), 0o644)
+        files::replace(&files::target(&self.file), self.new.as_bytes(), 0o644)
     }
 
     /// A template is Go's: what it was made into, with the new section, is what can be checked.
@@ -288,7 +288,7 @@ impl Applied {
     /// Puts the file back as it was.
     pub fn undo(&self) -> Result<(), String> {
         match &self.now {
-            Some(text) => files::replace(&self.file, text.as_bytes(), 0o644)?,
+            Some(text) => files::replace(&files::target(&self.file), text.as_bytes(), 0o644)?,
             None => files::remove(&self.file)?,
         }
         if let Some(backup) = self.backup.as_ref().filter(|_| self.new_backup) {

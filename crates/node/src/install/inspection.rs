@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::conflict::is_foreign;
 use super::containerd::Containerd;
 use super::effective::Handler;
 use super::layout::Version;
@@ -19,6 +20,8 @@ pub struct Inspection {
     pub known: Result<(), String>,
     /// The shim that containerd would start.
     pub shim: Option<PathBuf>,
+    /// Whether that is Lighter's.
+    pub is_own: bool,
     /// Where it has looked for that.
     pub searched: Vec<PathBuf>,
     /// Whether runc's handlers use systemd's cgroup driver.
@@ -64,11 +67,12 @@ pub fn inspect(config: Option<&Path>) -> Result<Inspection, String> {
             .then_some(())
             .ok_or_else(|| missing.join("; "))
     });
-    let (shim, searched) = shim(&containerd, handler.as_ref());
+    let (shim, searched) = find_shim(&containerd, handler.as_ref());
     Ok(Inspection {
         daemon: format!("{version}, process {}, {config}", process.pid),
         missing: lacks(handler.as_ref()),
         known,
+        is_own: shim.as_deref().is_some_and(|shim| !is_foreign(shim)),
         shim,
         searched,
         others_use_systemd: effective.others_use_systemd(),
@@ -77,8 +81,11 @@ pub fn inspect(config: Option<&Path>) -> Result<Inspection, String> {
     })
 }
 
-/// Where the shim is, and where it might have been.
-fn shim(containerd: &Containerd, handler: Option<&Handler>) -> (Option<PathBuf>, Vec<PathBuf>) {
+/// Where the shim of a handler is, and where it might have been.
+pub(super) fn find_shim(
+    containerd: &Containerd,
+    handler: Option<&Handler>,
+) -> (Option<PathBuf>, Vec<PathBuf>) {
     let path = handler.map(|handler| handler.runtime_path.as_str());
     let searched: Vec<PathBuf> = match path {
         Some(path) if !path.is_empty() => vec![path.into()],

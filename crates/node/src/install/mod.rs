@@ -8,11 +8,13 @@
 //!   -> restart  containerd reads it, and is asked by cri whether it knows the handler
 //! ```
 //!
-//! `record` remembers what was done. Containers live through all of it: programs are replaced by
+//! `program` tells Lighter's programs from others of the same name, and `conflict` what else of another
+//! runtime an installation would take the place of. `record` remembers what was done. Containers live through all of it: programs are replaced by
 //! renames, and containerd's restart does not end them.
 
 mod binaries;
 mod change;
+mod conflict;
 mod containerd;
 mod cri;
 mod effective;
@@ -20,6 +22,8 @@ mod files;
 mod host;
 mod inspection;
 mod layout;
+mod program;
+mod programs;
 mod record;
 mod restart;
 mod running;
@@ -33,7 +37,9 @@ use std::time::Duration;
 
 use crate::arguments::{InstallArguments, NodeArguments};
 
+use self::binaries::{Installed, OnForeign};
 use self::change::Pending;
+use self::conflict::Others;
 use self::containerd::Containerd;
 use self::effective::{Effective, Handler};
 use self::layout::{Place, Version, place};
@@ -41,6 +47,7 @@ use self::record::Record;
 use self::section::{Section, Syntax};
 
 pub use self::inspection::{Inspection, inspect};
+pub use self::programs::run as programs;
 pub use self::status::run as status;
 pub use self::uninstall::run as uninstall;
 
@@ -68,6 +75,10 @@ struct Survey {
     syntax: Syntax,
     section: Section,
     prefix: PathBuf,
+    /// Whether containerd finds our shim by its name, if no other comes first.
+    is_searched: bool,
+    /// Other runtimes' shims of our name.
+    others: Others,
 }
 
 impl Survey {
@@ -106,16 +117,29 @@ impl Survey {
         };
         let prefix = prefix.unwrap_or(Path::new(default)).to_owned();
         let folder = binaries::folder(&prefix);
-        let searched = containerd.searches(&folder);
-        if !searched && containerd.version < Version::KNOWS_PATHS {
+        let is_searched = containerd.searches(&folder);
+        let others = Others::of(&containerd, &folder);
+        let handler = effective.handler();
+        let knows_paths = containerd.version >= Version::KNOWS_PATHS;
+        if !is_searched && !knows_paths {
             return Err(format!(
                 "containerd {} finds a shim in its PATH only, and {} is not in that: choose another --prefix",
                 containerd.version,
                 folder.display()
             ));
         }
+        if let Some(first) = others.first.first().filter(|_| !knows_paths) {
+            return Err(format!(
+                "containerd {} finds a shim by its name only, and {}, which is not Lighter's, comes first in its PATH: choose another --prefix",
+                containerd.version,
+                first.display()
+            ));
+        }
+        // A path that the handler has already would stay in effect.
+        let has_path = handler.is_some_and(|handler| !handler.runtime_path.is_empty());
+        let needs_path = !is_searched || !others.first.is_empty() || (has_path && knows_paths);
         let section = Section {
-            runtime_path: (!searched).then(|| folder.join(SHIM)),
+            runtime_path: needs_path.then(|| folder.join(SHIM)),
             options: Some(PathBuf::from(OPTIONS)).filter(|path| path.exists()),
             systemd: effective.others_use_systemd(),
         };
@@ -126,7 +150,27 @@ impl Survey {
             syntax,
             section,
             prefix,
+            is_searched,
+            others,
         })
+    }
+
+    /// Refuses to take the place of another runtime.
+    fn refuse_conflict(&self) -> Result<(), String> {
+        let handler = self.effective.handler();
+        let shim = handler.as_ref().and_then(|handler| {
+            let (shim, _) = inspection::find_shim(&self.containerd, Some(handler));
+            let shim = shim?;
+            let is_foreign = conflict::is_foreign(&shim);
+            Some((shim, is_foreign))
+        });
+        let shim = shim
+            .as_ref()
+            .map(|(shim, is_foreign)| (shim.as_path(), *is_foreign));
+        match conflict::find(handler.as_ref(), shim, self.is_searched, &self.others) {
+            Some(conflict) => Err(format!("cannot install: {conflict}")),
+            None => Ok(()),
+        }
     }
 
     /// What the running containerd lacks; an error when it does not answer.
@@ -157,7 +201,7 @@ pub fn run(arguments: &InstallArguments) -> Result<(), String> {
     require_root()?;
     let state = &arguments.node.state;
     let _alone = files::lock(state)?;
-    let old = Record::load(state)?;
+    let mut old = Record::load(state)?;
     let prefix = arguments.prefix.as_deref();
     let survey = Survey::new(
         &arguments.node,
@@ -172,7 +216,17 @@ pub fn run(arguments: &InstallArguments) -> Result<(), String> {
         ));
     }
 
-    let installed = binaries::install(&from, &survey.prefix)?;
+    let on_foreign = OnForeign::new(arguments.replace_foreign);
+    if old.is_none() && on_foreign == OnForeign::Refuse {
+        survey.refuse_conflict()?;
+    }
+    let recorded = old.as_ref().map_or(&[][..], |old| &old.programs);
+    let installed = binaries::install(&from, &survey.prefix, recorded, on_foreign)?;
+    if let Some(old) = old.as_mut().filter(|_| !installed.changed.is_empty()) {
+        // Uninstalling removes what was recorded, also if the rest of this fails.
+        old.programs = digests(&survey.prefix);
+        old.save(state)?;
+    }
     let mut folders = installed.folders.clone();
     folders.extend(old.iter().flat_map(|old| old.folders.clone()));
     let undo = |error: String| {
@@ -183,7 +237,7 @@ pub fn run(arguments: &InstallArguments) -> Result<(), String> {
         change::plan(&survey, old.as_ref().and_then(|old| old.change.as_ref())).map_err(undo)?;
     let record = Record {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        programs: programs(&survey.prefix),
+        programs: digests(&survey.prefix),
         prefix: survey.prefix.clone(),
         config: survey.containerd.config.clone(),
         change: match &pending {
@@ -198,7 +252,7 @@ pub fn run(arguments: &InstallArguments) -> Result<(), String> {
     } else if old.as_ref() != Some(&record) {
         record.save(state)?;
     }
-    report(&survey, &installed.changed, changed, arguments)
+    report(&survey, &installed, changed, arguments)
 }
 
 /// Writes the change, keeps the record, and has containerd read it; or takes all of it back.
@@ -248,14 +302,13 @@ fn apply(
 
 fn report(
     survey: &Survey,
-    new: &[&str],
+    installed: &Installed,
     changed: bool,
     arguments: &InstallArguments,
 ) -> Result<(), String> {
     let version = survey.containerd.version;
-    let folder = binaries::folder(&survey.prefix);
-    if !new.is_empty() {
-        println!("installed {} in {}", new.join(", "), folder.display());
+    for line in installed.lines() {
+        println!("{line}");
     }
     if changed {
         println!(
@@ -287,7 +340,7 @@ fn report(
         println!("restarted containerd {version}, which knows the handler now");
     } else if changed {
         println!("restarted containerd {version}, which knows the handler now");
-    } else if new.is_empty() {
+    } else if installed.changed.is_empty() {
         println!(
             "nothing to do: Lighter {} is installed, and containerd {version} knows the handler {HANDLER}",
             env!("CARGO_PKG_VERSION")
@@ -296,7 +349,7 @@ fn report(
     Ok(())
 }
 
-fn programs(prefix: &Path) -> Vec<(String, String)> {
+fn digests(prefix: &Path) -> Vec<(String, String)> {
     let names = binaries::NAMES.iter();
     names
         .filter_map(|name| Some(((*name).to_owned(), binaries::installed(prefix, name)?)))

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lighter_core::{STATE_FILE, STATE_ROOT};
 use serde::Deserialize;
 
 use super::SHIM;
-use super::binaries;
+use super::{binaries, files};
 
 /// The part of a container's state that names it.
 #[derive(Deserialize)]
@@ -19,7 +19,7 @@ struct State {
 
 /// What runs on the shim below this prefix: a name for each shim, `namespace/pod` where there is one.
 pub fn pods(prefix: &Path) -> Vec<String> {
-    let shim = binaries::folder(prefix).join(SHIM);
+    let shim = files::target(&binaries::folder(prefix)).join(SHIM);
     let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut names: Vec<String> = folders
         .filter_map(|folder| {
@@ -42,6 +42,28 @@ pub fn pods(prefix: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// The processes that run this file, or the one that was there before.
+pub fn processes(program: &Path) -> Vec<i32> {
+    let dir = files::target(program.parent().unwrap_or(Path::new("/")));
+    let program = dir.join(program.file_name().unwrap_or_default());
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<i32> = entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            (executable(&entry.path())? == program).then_some(pid)
+        })
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The file that a process runs. After an upgrade it has no name any more.
+fn executable(process: &Path) -> Option<PathBuf> {
+    let program = fs::read_link(process.join("exe")).ok()?;
+    let name = program.to_str()?;
+    Some(name.strip_suffix(" (deleted)").unwrap_or(name).into())
 }
 
 fn name(namespace: &str, id: &str) -> String {

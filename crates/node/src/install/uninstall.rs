@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::arguments::UninstallArguments;
 
+use super::binaries::Owned;
 use super::change::without;
 use super::containerd::Containerd;
 use super::effective::Handler;
@@ -49,8 +50,11 @@ pub fn run(arguments: &UninstallArguments) -> Result<(), String> {
         );
         return Ok(());
     }
-    binaries::remove(&record.prefix)?;
+    let removed = binaries::remove(&record.prefix, Owned::Recorded(&record.programs))?;
     println!("removed the programs from {}", folder.display());
+    for line in removed.lines() {
+        println!("{line}");
+    }
     Record::remove(state)?;
     binaries::remove_folders(&record.folders);
     Ok(())
@@ -69,7 +73,7 @@ fn revert(arguments: &UninstallArguments, record: &Record, change: &Change) -> R
     // Somebody has taken the file away already, and with it our part of it.
     let rest = rest.filter(|_| now.is_some());
     let put = |text: Option<&String>| match text {
-        Some(text) => files::replace(&change.file, text.as_bytes(), 0o644),
+        Some(text) => files::replace(&files::target(&change.file), text.as_bytes(), 0o644),
         None => files::remove(&change.file),
     };
     put(rest.as_ref())?;

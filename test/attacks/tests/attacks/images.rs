@@ -1,77 +1,83 @@
-//! Hostile images: forged code, entrypoints, annotations.
+//! Hostile images and pod specs: forged code, entrypoints and working directories that lead out of the
+//! container, annotations and ids.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+mod annotations;
+mod entrypoints;
+mod precompiled;
+mod unreadable;
 
-use lighter_testkit::shim::Shim;
-use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-/// The capabilities that containerd gives to every container, of whatever user.
-const DEFAULT_CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
+use lighter_testkit::guest;
+use lighter_testkit::shim::{Shim, eventually};
 
-#[test]
-fn a_guest_does_not_run_from_a_module_that_its_user_may_not_read() {
-    let shim = Shim::start();
-    let root = shim.rootfs();
-    let mode = |path: &str, mode| {
-        fs::set_permissions(root.join(path), Permissions::from_mode(mode)).unwrap();
-    };
-    fs::create_dir(root.join("private")).unwrap();
-    for name in ["secret.wasm", "private/hello.wasm"] {
-        fs::copy(root.join("hello.wasm"), root.join(name)).unwrap();
+/// A directory of the host that no container may read, run or change. Its program exits with the
+/// status that its argument names, and its secret can be told from all else.
+struct Canary {
+    dir: tempfile::TempDir,
+    before: BTreeMap<PathBuf, (Vec<u8>, u32, i64, u64)>,
+}
+
+const SECRET: &str = "secret-of-the-host";
+
+impl Canary {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(guest("exit"), dir.path().join("host.wasm")).unwrap();
+        fs::copy("/bin/busybox", dir.path().join("tool")).unwrap();
+        fs::write(dir.path().join("secret"), SECRET).unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        let before = contents(dir.path());
+        Self { dir, before }
     }
-    mode("hello.wasm", 0o644);
-    mode("sleep.wasm", 0o644);
-    mode("secret.wasm", 0o600);
-    mode("private", 0o700);
-    let spec = |id: &str, path: &str, user: u32| {
-        let mut spec = shim.spec(id, &[path]);
-        spec["process"]["user"] = json!({ "uid": user, "gid": user });
-        let names = DEFAULT_CAPABILITIES;
-        spec["process"]["capabilities"] =
-            json!({ "bounding": names, "effective": names, "permitted": names });
-        spec
-    };
-    // The code is in the cache: root has run it.
-    for (number, path) in ["/secret.wasm", "/private/hello.wasm"]
-        .into_iter()
-        .enumerate()
-    {
-        let id = format!("root-{number}");
-        shim.create(&id, &spec(&id, path, 0)).unwrap();
-        shim.remove(&id);
+
+    /// Its path on the host.
+    fn path(&self) -> String {
+        self.dir.path().display().to_string()
     }
-    shim.create("own", &spec("own", "/hello.wasm", 1000))
-        .unwrap();
-    shim.remove("own");
-    for path in ["/secret.wasm", "/secret.wasm#_start", "/private/hello.wasm"] {
-        let error = shim.create("a", &spec("a", path, 1000)).unwrap_err();
-        assert!(error.contains("permission denied"), "{path}: {error}");
+
+    /// Its path by way of `..` from anywhere.
+    fn climbing(&self) -> String {
+        format!("{}{}", "../".repeat(30), &self.path()[1..])
     }
-    // The same by an exec, of a user of its own.
-    let mut sleeping = spec("b", "/sleep.wasm", 0);
-    sleeping["process"]["args"] = json!(["/sleep.wasm", "100"]);
-    shim.create("b", &sleeping).unwrap();
-    shim.start_task("b").unwrap();
-    let process = |path: &str| spec("b", path, 1000)["process"].clone();
-    assert_eq!(shim.run_exec("b", "may", &process("/hello.wasm")), Ok(0));
-    for path in ["/secret.wasm", "/private/hello.wasm"] {
-        let error = shim.run_exec("b", "may-not", &process(path)).unwrap_err();
-        assert!(error.contains("permission denied"), "{path}: {error}");
-        let _ = shim.delete_exec("b", "may-not");
+
+    #[track_caller]
+    fn assert_unchanged(&self) {
+        assert!(contents(self.dir.path()) == self.before, "the host changed");
     }
-    shim.remove("b");
+}
+
+/// All below a directory: bytes, mode, modification time and size.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, i64, u64)> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            found.extend(contents(&path));
+        }
+        let bytes = fs::read(&path).unwrap_or_default();
+        let size = if metadata.is_dir() { 0 } else { metadata.len() };
+        found.insert(path, (bytes, metadata.mode(), metadata.mtime_nsec(), size));
+    }
+    found
+}
+
+/// Demands that a refusal blames the image or the spec, and not the node, for which containerd
+/// would try again.
+#[track_caller]
+fn assert_blames_the_caller(what: &str, error: &str) {
+    assert!(error.contains("INVALID_ARGUMENT"), "{what}: {error}");
+}
+
+/// Demands that nothing is there of containers that were refused or deleted.
+#[track_caller]
+fn assert_nothing_left(shim: &Shim) {
+    assert_eq!(shim.leftovers(), Vec::<PathBuf>::new());
+    // An operation has answered a moment before it has ended.
+    eventually("the shim has no child", || shim.children().is_empty());
+    assert!(shim.is_running());
 }

@@ -1,5 +1,7 @@
 //! `lighter install`, `status` and `uninstall`, on a containerd that a supervisor starts again.
 
+mod foreign;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

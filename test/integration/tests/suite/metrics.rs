@@ -1,6 +1,8 @@
 //! `lighter metrics`: what a container has counted, as Prometheus reads it.
 
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use lighter_testkit::{Call, Containerd, Cri, Image, Version, node_tool};
 use nix::sys::signal::Signal;
@@ -305,6 +307,164 @@ fn they_are_served_where_that_is_asked_for() {
     );
     server.signal(Signal::SIGTERM);
     server.wait(LIMIT);
+}
+
+/// A server at a port of its own, for who has the token of a file.
+struct Protected {
+    address: String,
+    token: tempfile::NamedTempFile,
+    server: lighter_testkit::Running,
+}
+
+const TOKEN: &str = "a-token-that-is-long-enough";
+
+impl Protected {
+    fn start() -> Self {
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), format!("{TOKEN}\n")).unwrap();
+        let file = token.path().to_str().unwrap();
+        let words = ["metrics", "--listen", "127.0.0.1:0", "--token-file", file];
+        let mut server = Call::new(node_tool(), words).spawn();
+        server.await_stdout("/metrics", LIMIT);
+        let said = server.stdout();
+        Self {
+            address: said.split([' ', ',']).nth(3).unwrap().to_owned(),
+            token,
+            server,
+        }
+    }
+
+    /// Head and body of a response.
+    fn get(&self, path: &str, header: &str) -> String {
+        let url = format!("http://{}{path}", self.address);
+        let arguments = ["--silent", "--include", "--header", header, &url];
+        Call::new("curl", arguments).ok()
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+}
+
+#[test]
+fn nobody_reads_them_without_the_token() {
+    let protected = Protected::start();
+    let right = format!("Authorization: Bearer {TOKEN}");
+    for header in [
+        "X: y",
+        "Authorization:",
+        "Authorization: Bearer wrong-but-long-enough",
+        &format!("Authorization: Basic {TOKEN}"),
+        &format!("Authorization: Bearer {TOKEN}x"),
+        &right[..right.len() - 1],
+    ] {
+        for path in ["/metrics", "/", "/healthz"] {
+            let response = protected.get(path, header);
+            assert!(
+                response.starts_with("HTTP/1.1 401 "),
+                "{header}: {response}"
+            );
+            assert!(response.contains("www-authenticate: Bearer"), "{response}");
+            assert!(!response.contains("lighter_"), "{response}");
+        }
+    }
+    let response = protected.get("/metrics", &right);
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert!(response.contains("# EOF"), "{response}");
+    assert!(protected.get("/", &right).contains("404 Not Found"));
+
+    // A new token counts at once, as a mounted Secret brings it.
+    std::fs::write(protected.token.path(), "another-token-for-the-next-year").unwrap();
+    assert!(protected.get("/metrics", &right).contains(" 401 "));
+    let new = "Authorization: Bearer another-token-for-the-next-year";
+    assert!(protected.get("/metrics", new).contains(" 200 "));
+    std::fs::write(protected.token.path(), "").unwrap();
+    for header in [&*right, new, "Authorization: Bearer "] {
+        assert!(protected.get("/metrics", header).contains(" 500 "));
+    }
+    assert!(
+        !protected.server.stderr().contains(TOKEN),
+        "a token is logged"
+    );
+}
+
+#[test]
+fn other_machines_are_served_with_a_token_only() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.7:9464"] {
+        Call::new(node_tool(), ["metrics", "--listen", address])
+            .output()
+            .fails_with(&["cannot listen at", "--token-file"]);
+    }
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let file = empty.path().to_str().unwrap();
+    for (file, fault) in [
+        (file, "there is no token"),
+        ("/no/such/file", "cannot read"),
+    ] {
+        let words = ["metrics", "--listen", "0.0.0.0:0", "--token-file", file];
+        let refused = Call::new(node_tool(), words).output();
+        refused.fails_with(&[file, fault]);
+    }
+}
+
+/// Clients that send nothing, a part of a head, or one without end.
+#[test]
+fn slow_clients_do_not_keep_out_others() {
+    let protected = Protected::start();
+    let pid = protected.server.pid();
+    let connections: Vec<TcpStream> = (0..300)
+        .map(|number| {
+            let mut stream = protected.connect();
+            let head: &[u8] = match number % 3 {
+                0 => b"",
+                1 => b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-",
+                _ => b"GET",
+            };
+            let _ = stream.write_all(head);
+            stream
+        })
+        .collect();
+    let right = format!("Authorization: Bearer {TOKEN}");
+    for _ in 0..5 {
+        let begin = Instant::now();
+        assert!(protected.get("/metrics", &right).contains(" 200 "));
+        let time = begin.elapsed();
+        assert!(time < Duration::from_secs(4), "{time:?}");
+    }
+    let open = || {
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count()
+    };
+    assert!(open() < 80, "{} descriptors", open());
+    // All of them are ended, whether they say something or not.
+    let begin = Instant::now();
+    for mut stream in connections {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(!String::from_utf8_lossy(&rest).contains("lighter_"));
+    }
+    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+
+    // A head that never ends takes no memory.
+    let mut stream = protected.connect();
+    let line = [b"X: ".as_slice(), &[b'x'; 8000], b"\r\n"].concat();
+    let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n");
+    let sent = (0..10_000).take_while(|_| stream.write_all(&line).is_ok());
+    let sent = sent.count() * line.len();
+    assert!(sent < 20 << 20, "{sent} bytes of a head were taken");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak: u64 = peak
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    assert!(peak < 64 << 10, "{peak} kB");
+    assert!(protected.get("/metrics", &right).contains(" 200 "));
 }
 
 #[test]

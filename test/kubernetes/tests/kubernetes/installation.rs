@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lighter_kubernetes::{BUSYBOX, Guest, LIMIT, Space, get, import_archive, until};
+use lighter_kubernetes::{BUSYBOX, Guest, LIMIT, Space, get, get_with, import_archive, until};
 use lighter_testkit::{Call, guest, node_tool};
 use serde_json::{Value, json};
 
@@ -175,6 +175,13 @@ fn a_new_installer_leaves_pods_alone(space: &Space) {
 
 /// What an owner may add: both programs see the guests that run.
 fn check_observers(deploy: &str) {
+    // As docs/MONITORING.md has it. Until the Secret is there, nothing listens.
+    const TOKEN: &str = "a-token-of-the-kubernetes-test";
+    let secret = ["create", "secret", "generic", "lighter-metrics"];
+    let namespace = ["-n", "lighter-system", "--from-file=token=/dev/stdin"];
+    Call::new("kubectl", secret.iter().chain(&namespace))
+        .stdin(TOKEN)
+        .ok();
     for (folder, name) in [("monitoring", "metrics"), ("tracing", "traces")] {
         kubectl(["apply", "-k", &format!("{deploy}/{folder}")]).ok();
         let set = format!("daemonset/lighter-{name}");
@@ -187,7 +194,11 @@ fn check_observers(deploy: &str) {
     let selector = "app.kubernetes.io/name=lighter-metrics";
     let address = ["get", "pods", "-o", "jsonpath={.items[0].status.podIP}"];
     let address = Call::new("kubectl", address.iter().chain(&of).chain(&[selector])).ok();
-    let metrics = get(&address, 9464, "/metrics").expect("metrics are served");
+    let anybody = get(&address, 9464, "/metrics").expect("the port is served");
+    assert_eq!(anybody.status, 401, "{}", anybody.body);
+    assert!(!anybody.body.contains("pod="), "{}", anybody.body);
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let metrics = get_with(&address, 9464, "/metrics", &[&token]).expect("metrics are served");
     assert!(
         metrics.body.contains(r#"pod="with-init""#),
         "{}",
@@ -203,6 +214,14 @@ fn check_observers(deploy: &str) {
         let folder = format!("{deploy}/{folder}");
         kubectl(["delete", "-k", &folder, "--timeout", "60s"]).ok();
     }
+    kubectl([
+        "delete",
+        "secret",
+        "-n",
+        "lighter-system",
+        "lighter-metrics",
+    ])
+    .ok();
 }
 
 #[test]
