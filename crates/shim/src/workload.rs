@@ -10,7 +10,7 @@ use lighter_image::annotations::demands_wasm;
 use lighter_image::{
     ContentStore, Entrypoint, EntrypointError, Format, Wanted, find_entrypoint, find_program,
 };
-use lighter_wasm::{ArtifactCache, MemoryLimit, NodeOptions, Program, ProgramError};
+use lighter_wasm::{ArtifactCache, Heap, MemoryLimit, NodeOptions, Program, ProgramError};
 use oci_spec::runtime::Spec;
 
 use crate::allocator;
@@ -263,6 +263,10 @@ impl Guest for WasmGuest {
                 .context
                 .memory_limit
                 .map(|limit| Arc::new(move || limit.bytes()) as MemoryLimit),
+            heap: Heap {
+                bytes: allocator::heap_bytes,
+                trim: allocator::trim,
+            },
             counters: process.context.counters,
             trace: process.context.trace,
         })
