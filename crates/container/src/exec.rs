@@ -32,7 +32,7 @@ use crate::memory_limit;
 use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::native_view::NativeView;
 use crate::trace::{GuestEnd, TraceRequest};
-use crate::{cgroup_files, init, stdio};
+use crate::{cgroup_files, guest_privileges, init, stdio};
 
 /// Most of what is read of a process's description, in bytes.
 const MAX_PROCESS: u64 = 4 << 20;
@@ -89,13 +89,16 @@ fn run(
     let location = &request.location;
     let is_guest = location.guest_bundle().exists();
     let mut spec = load_spec(&location.bundle)?;
-    let process = load_process(&request.process)?;
+    let mut process = load_process(&request.process)?;
     spec.set_process(Some(process.clone()));
     let init = Init::find(request.init)?;
     let described = spec.clone();
     // The mounts are there already, below the root of init.
     spec.set_mounts(None);
     let mut workload = workload(&spec, &init.root(), is_guest)?;
+    if matches!(workload, Workload::Guest { .. }) {
+        guest_privileges::narrow(&mut process);
+    }
     let view = match workload {
         // In a user namespace the kernel mounts a procfs only for who sees one already.
         Workload::Native if is_guest && !init.has_user_namespace() => {

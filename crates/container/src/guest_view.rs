@@ -18,6 +18,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use crate::guest_privileges;
+
 /// File systems that show or steer the kernel, by the names of /proc/filesystems.
 const KERNEL_FILE_SYSTEMS: &[&str] = &[
     "autofs",
@@ -59,6 +61,7 @@ pub(crate) fn restrict(mut spec: Spec, rootfs: &Path) -> Result<Spec, Failure> {
         ));
     }
     set_root(&mut spec, rootfs);
+    guest_privileges::narrow_spec(&mut spec);
     if let Some(mut process) = spec.process().clone() {
         // The guest's terminal is not one of the container's: it has no devpts.
         process.set_terminal(None);

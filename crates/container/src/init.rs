@@ -9,6 +9,9 @@ use caps::errors::CapsError;
 use caps::{CapSet, CapsHashSet};
 use lighter_core::Failure;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use seccompiler::BpfProgram;
+
+use crate::guest_filter;
 
 /// Gives every signal its default action and blocks none.
 ///
@@ -24,7 +27,8 @@ pub(crate) fn reset_signals() {
 }
 
 /// Makes of init the process that execve would have made: capabilities by the rules of exec,
-/// no descriptor but stdio and `descriptors` (the guest's mapped code), the program's name.
+/// no descriptor but stdio and `descriptors` (the guest's mapped code), the program's name, and
+/// then under the filter of guests.
 ///
 /// Source: capabilities(7), "Transformation of capabilities during execve()", for a program
 /// without file capabilities. Signals are the guest's own business: it handles them all.
@@ -36,6 +40,25 @@ pub(crate) fn become_program(name: &str, descriptors: &[RawFd]) -> Result<(), Fa
     let base = name.rsplit('/').next().unwrap_or(name);
     if let Ok(base) = std::ffi::CString::new(base) {
         let _ = nix::sys::prctl::set_name(&base);
+    }
+    // Last: it refuses much of the above.
+    guest_filter::load()
+}
+
+/// Adds a filter to those of this thread. It takes no_new_privs, or CAP_SYS_ADMIN.
+///
+/// By prctl(2), which a container's seccomp profile has to allow anyway, and not by seccomp(2).
+pub(crate) fn load_filter(program: &BpfProgram) -> std::io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as libc::c_ushort,
+        // The two types are the same structure of the kernel, which only reads it.
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
+    // SAFETY: `program` and the instructions that it points to live until the call returns, and
+    // the kernel copies and checks them.
+    if unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } != 0 {
+        return Err(std::io::Error::last_os_error());
     }
     Ok(())
 }

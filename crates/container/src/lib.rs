@@ -18,6 +18,8 @@ mod entrypoint;
 mod exec;
 mod executor;
 mod fork;
+mod guest_filter;
+mod guest_privileges;
 mod guest_view;
 mod init;
 mod limits;

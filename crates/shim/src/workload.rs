@@ -10,7 +10,9 @@ use lighter_image::annotations::demands_wasm;
 use lighter_image::{
     ContentStore, Entrypoint, EntrypointError, Format, Wanted, find_entrypoint, find_program,
 };
-use lighter_wasm::{ArtifactCache, Job, MemoryLimit, NodeOptions, Owner, Program, ProgramError};
+use lighter_wasm::{
+    ArtifactCache, Heap, Job, MemoryLimit, NodeOptions, Owner, Program, ProgramError,
+};
 use oci_spec::runtime::Spec;
 
 use crate::allocator;
@@ -290,6 +292,10 @@ impl Guest for WasmGuest {
                 .context
                 .memory_limit
                 .map(|limit| Arc::new(move || limit.bytes()) as MemoryLimit),
+            heap: Heap {
+                bytes: allocator::heap_bytes,
+                trim: allocator::trim,
+            },
             counters: process.context.counters,
             trace: process.context.trace,
         })

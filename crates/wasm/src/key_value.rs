@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 
 use self::bindings::wasi::keyvalue::{atomics, batch, store};
+use crate::budget::MemoryBudget;
 use crate::state::State;
 
 mod bindings {
@@ -56,8 +57,11 @@ mod bindings {
     });
 }
 
-/// Bytes of all keys and values together.
+/// Bytes that all entries take up together.
 const CAPACITY: usize = 16 << 20;
+/// Bytes that an entry takes up beside its key and value: their places in a node of the tree, of which
+/// half may be empty, and what the allocator adds to two small blocks.
+const ENTRY: usize = 176;
 /// Keys of one answer to `list-keys`.
 const PAGE: usize = 1000;
 
@@ -65,32 +69,62 @@ const PAGE: usize = 1000;
 const NAMES: [&str; 2] = ["", "default"];
 
 /// The store of a container.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct KeyValue(Arc<Mutex<Entries>>);
 
-#[derive(Default)]
+impl KeyValue {
+    /// An empty store, whose entries are a part of `budget`.
+    pub(crate) fn new(budget: Arc<MemoryBudget>) -> Self {
+        Self(Arc::new(Mutex::new(Entries::new(budget))))
+    }
+}
+
 struct Entries {
     map: BTreeMap<String, Vec<u8>>,
+    /// What they take up.
     bytes: usize,
+    budget: Arc<MemoryBudget>,
+}
+
+/// Bytes that an entry takes up.
+fn size(key: &str, value: &[u8]) -> usize {
+    ENTRY + key.len() + value.len()
 }
 
 impl Entries {
+    fn new(budget: Arc<MemoryBudget>) -> Self {
+        Self {
+            map: BTreeMap::new(),
+            bytes: 0,
+            budget,
+        }
+    }
+
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), StoreError> {
-        let old = self.map.get(&key).map_or(0, |old| key.len() + old.len());
-        let bytes = self.bytes - old + key.len() + value.len();
-        if bytes > CAPACITY {
+        let new = size(&key, &value);
+        let old = self.map.get(&key).map_or(0, |old| size(&key, old));
+        if self.bytes - old + new > CAPACITY {
             return Err(StoreError::Other(format!(
-                "the store in memory is full: it holds {CAPACITY} bytes"
+                "the store in memory is full: it holds {CAPACITY} bytes, with {ENTRY} for each entry"
             )));
         }
-        self.bytes = bytes;
+        if new > old && !self.budget.keep((new - old) as u64) {
+            return Err(StoreError::Other(
+                "the store in memory is full: the container's memory limit leaves no room for it"
+                    .to_owned(),
+            ));
+        }
+        self.budget.give_up(old.saturating_sub(new) as u64);
+        self.bytes = self.bytes - old + new;
         self.map.insert(key, value);
         Ok(())
     }
 
     fn delete(&mut self, key: &str) {
         if let Some(old) = self.map.remove(key) {
-            self.bytes -= key.len() + old.len();
+            let size = size(key, &old);
+            self.bytes -= size;
+            self.budget.give_up(size as u64);
         }
     }
 
@@ -256,28 +290,78 @@ impl batch::Host for View<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::budget::{Heap, MemoryLimit};
+
+    fn entries(limit: Option<u64>) -> Entries {
+        let limit = limit.map(|bytes| Arc::new(move || Some(bytes)) as MemoryLimit);
+        let budget = MemoryBudget::new(limit, Heap::default(), None, Default::default());
+        Entries::new(budget)
+    }
 
     #[test]
     fn the_store_is_bounded_and_counts_what_it_holds() {
-        let mut entries = Entries::default();
-        entries.set("a".into(), vec![0; CAPACITY - 1]).unwrap();
-        assert!(entries.set("b".into(), vec![0]).is_err());
+        let mut entries = entries(None);
+        entries
+            .set("a".into(), vec![0; CAPACITY - ENTRY - 1])
+            .unwrap();
+        assert!(entries.set("b".into(), vec![]).is_err());
         entries.set("a".into(), vec![0; 10]).unwrap();
         entries.set("b".into(), vec![0; 10]).unwrap();
-        assert_eq!(entries.bytes, 22);
+        assert_eq!(entries.bytes, 2 * ENTRY + 22);
         entries.delete("a");
         entries.delete("a");
-        assert_eq!(entries.bytes, 11);
+        assert_eq!(entries.bytes, ENTRY + 11);
+    }
+
+    /// Four bytes of an entry took up more than a hundred.
+    #[test]
+    fn small_entries_count_as_what_they_take_up() {
+        let mut entries = entries(None);
+        let stored = (0..)
+            .take_while(|number: &u32| entries.set(format!("{number:04}"), vec![]).is_ok())
+            .count();
+        assert_eq!(stored, CAPACITY / (ENTRY + 4));
+    }
+
+    #[test]
+    fn the_containers_memory_limit_holds_for_the_store() {
+        // 6 MiB of it are usable.
+        let mut entries = entries(Some(8 << 20));
+        entries.set("a".into(), vec![0; 4 << 20]).unwrap();
+        let Err(StoreError::Other(text)) = entries.set("b".into(), vec![0; 7 << 20]) else {
+            panic!("it was stored");
+        };
+        assert!(text.contains("memory limit"), "{text}");
     }
 
     #[test]
     fn counters_count_from_nothing() {
-        let mut entries = Entries::default();
+        let mut entries = entries(None);
         assert_eq!(entries.increment("n".into(), 3).unwrap(), 3);
         assert_eq!(entries.increment("n".into(), 4).unwrap(), 7);
         entries.set("text".into(), b"x".to_vec()).unwrap();
         assert!(entries.increment("text".into(), 1).is_err());
         assert!(entries.increment("n".into(), u64::MAX).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_counted_is_what_is_there(
+            calls in proptest::collection::vec(("[a-c]{0,2}", proptest::option::of(0..100usize)), 0..64),
+        ) {
+            let mut entries = entries(Some(64 << 20));
+            for (key, value) in calls {
+                match value {
+                    Some(length) => entries.set(key, vec![0; length]).unwrap(),
+                    None => entries.delete(&key),
+                }
+                let there: usize = entries.map.iter().map(|(key, value)| size(key, value)).sum();
+                prop_assert_eq!(entries.bytes, there);
+                prop_assert_eq!(entries.budget.kept(), there as u64);
+            }
+        }
     }
 }

@@ -77,7 +77,7 @@ pub use classify::{Interface, NotRunnable, World, classify, inspect, is_precompi
 pub use engine::{Compilation, EngineError, Variant, configuration};
 
 #[cfg(feature = "run")]
-pub use budget::MemoryLimit;
+pub use budget::{Heap, MemoryLimit};
 #[cfg(feature = "run")]
 pub use cache::{ArtifactCache, CacheError, CacheLimits, Detach, FolderError, Job, Owner};
 #[cfg(feature = "run")]

@@ -13,7 +13,7 @@ use nix::time::ClockId;
 use wasmtime::{AsContext, Engine, Store};
 use wasmtime_wasi::I32Exit;
 
-use crate::budget::MemoryLimit;
+use crate::budget::{Heap, MemoryLimit};
 use crate::ending::{of_error, say};
 use crate::program::{Code, Program};
 use crate::serve;
@@ -36,6 +36,8 @@ pub struct Guest {
     pub cwd: String,
     /// The memory limit of its container, if it has one.
     pub memory_limit: Option<MemoryLimit>,
+    /// What this process allocates itself, which counts below that limit too.
+    pub heap: Heap,
     /// Where it counts what it does.
     pub counters: &'static Counters,
     /// What it makes spans with, if they are wanted.

@@ -142,16 +142,17 @@ impl Shared {
         guest.env = options.visible(std::mem::take(&mut guest.env));
         let budget = MemoryBudget::new(
             guest.memory_limit.clone(),
+            guest.heap,
             engine.pooling_allocator_metrics(),
             guest.counters,
         );
         Self {
             shares: Shares::of(budget.usable()),
+            key_value: KeyValue::new(Arc::clone(&budget)),
             budget,
             recorder,
             outgoing: Outgoing::new(options.network.clone(), trusted, spans.clone()),
             spans,
-            key_value: KeyValue::default(),
             configuration: Arc::new(guest.env.iter().cloned().collect()),
             outputs: Arc::default(),
             folders: Arc::default(),

@@ -27,6 +27,13 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Connections to one host that are kept.
 const IDLE_CONNECTIONS: usize = 16;
 
+/// Bytes of a response's head, and of a part of its body that is read ahead.
+const BUFFER: usize = 64 << 10;
+/// Bytes that are read ahead on one HTTP/2 stream, and on all of a connection: the servers that a guest
+/// asks are strangers as its clients are.
+const WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
 /// Sends requests over connections that it keeps.
 pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector<Resolver>>, WasiBody>);
 
@@ -57,6 +64,11 @@ impl Client {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .http1_max_buf_size(BUFFER)
+                .http2_initial_stream_window_size(WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .http2_max_header_list_size(BUFFER as u32)
+                .http2_max_send_buf_size(BUFFER)
                 .build(connector),
         ))
     }

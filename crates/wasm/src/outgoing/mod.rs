@@ -30,6 +30,11 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Time for the first byte of a response, and between two of its parts.
 const WAIT: Duration = Duration::from_secs(60);
 
+/// Bytes of a body that are copied out of a guest at a time. Two or three such parts can wait for a
+/// peer that reads slowly, for each request and response: Wasmtime's default of 1 MiB would soon fill a
+/// small container.
+const BODY_CHUNK: usize = 64 << 10;
+
 /// Sends an instance's requests. All instances share their connections.
 #[derive(Clone)]
 pub(crate) struct Outgoing {
@@ -162,6 +167,14 @@ type Sent = (
 );
 
 impl WasiHttpHooks for Outgoing {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK
+    }
+
     fn send_request(
         &mut self,
         mut request: Request<WasiBody>,
@@ -211,6 +224,8 @@ mod tests {
             "http://169.254.169.254/latest",
             "http://[fe80::1]/",
             "http://[::ffff:169.254.169.254]/",
+            "http://[64:ff9b::a9fe:a9fe]/",
+            "http://168.63.129.16/machine?comp=goalstate",
         ] {
             let error = check(options.clone(), metadata).unwrap_err();
             assert!(error.contains("prohibited"), "{error}");

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use lighter_core::{Count, Counters};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use super::connections::Connection;
 use super::counted::CountedRequest;
+use super::request::Permit;
 
 /// What became of a request's body, for whoever answers.
 #[derive(Clone, Default)]
@@ -30,6 +31,7 @@ pub(super) struct Received {
     left: u64,
     state: ReceivedState,
     counters: &'static Counters,
+    connection: Arc<Connection>,
     /// `None` for a body that is there already, which needs no timer.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -40,12 +42,14 @@ impl Received {
         most: u64,
         deadline: Instant,
         counters: &'static Counters,
+        connection: Arc<Connection>,
     ) -> (Self, ReceivedState) {
         let state = ReceivedState::default();
         let received = Self {
             left: most,
             state: state.clone(),
             counters,
+            connection,
             deadline: (!is_empty).then(|| Box::pin(sleep_until(deadline))),
         };
         (received, state)
@@ -78,8 +82,10 @@ impl Body for ReceivedBody {
         }
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
-            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            let length = frame.data_ref().map_or(0, Bytes::len);
             let bounds = &mut self.bounds;
+            bounds.connection.delivered(length);
+            let length = length as u64;
             bounds.counters.add(Count::BytesReceived, length);
             match bounds.left.checked_sub(length) {
                 Some(left) => bounds.left = left,
@@ -103,18 +109,14 @@ impl Body for ReceivedBody {
 
 /// The bounds of an answer's body. The request counts as one at work as long as this is there.
 pub(super) struct Sent {
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     request: ReceivedState,
 }
 
 impl Sent {
-    pub(super) fn new(
-        permit: OwnedSemaphorePermit,
-        deadline: Instant,
-        request: ReceivedState,
-    ) -> Self {
+    pub(super) fn new(permit: Permit, deadline: Instant, request: ReceivedState) -> Self {
         Self {
             _permit: permit,
             deadline,

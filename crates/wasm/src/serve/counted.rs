@@ -4,22 +4,30 @@ use lighter_core::{Count, Counters, RequestEnd};
 use lighter_trace::OpenSpan;
 use tokio::time::Instant;
 
+use super::connections::ConnectionRequest;
+
 /// A request that has arrived. It is over when this is dropped.
 pub(super) struct CountedRequest {
     counters: &'static Counters,
     begin: Instant,
     end: RequestEnd,
     span: Option<OpenSpan>,
+    _at_work: ConnectionRequest,
 }
 
 impl CountedRequest {
-    pub(super) fn new(counters: &'static Counters, span: Option<OpenSpan>) -> Self {
+    pub(super) fn new(
+        counters: &'static Counters,
+        span: Option<OpenSpan>,
+        at_work: ConnectionRequest,
+    ) -> Self {
         counters.add(Count::RequestsBegun, 1);
         Self {
             counters,
             begin: Instant::now(),
             end: RequestEnd::Aborted,
             span,
+            _at_work: at_work,
         }
     }
 

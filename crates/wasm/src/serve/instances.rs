@@ -31,6 +31,9 @@ const CONCURRENT_3: usize = 16;
 /// How long an instance that could be used again waits for a request.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Time between two looks at whether there is memory for an instance.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Makes instances.
 pub(super) struct Instances {
     name: Arc<str>,
@@ -84,12 +87,14 @@ impl Instances {
             if !refused {
                 return Err(error);
             }
-            if self.shared.budget.is_unused() {
+            let budget = &self.shared.budget;
+            if budget.is_unused() && !budget.is_short_for_connections() {
                 return Err(error.context(
                     "the container's memory limit is too low for one instance: raise it",
                 ));
             }
-            freed.await;
+            // What connections give up is not told.
+            let _ = timeout(MEMORY_INTERVAL, freed).await;
         }
     }
 }
@@ -252,19 +257,17 @@ impl WorkerState for Worker {
             let _ = store.set_fuel(fuel);
         }
         let at_work = self.traced(&store, request.span.as_ref());
+        let permit = request.permit;
         if self.at_a_time == 1 {
             // The instance expires with its only request.
-            return match at_work {
-                None => Box::pin(std::future::pending()),
-                Some(at_work) => Box::pin(async move {
-                    std::future::pending::<()>().await;
-                    drop(at_work);
-                }),
-            };
+            return Box::pin(async move {
+                std::future::pending::<()>().await;
+                drop((at_work, permit));
+            });
         }
         Box::pin(async move {
             sleep_until(request.deadline).await;
-            drop(at_work);
+            drop((at_work, permit));
         })
     }
 

@@ -1,7 +1,7 @@
 //! Serves a component over HTTP.
 //!
 //! ```text
-//!  accept --(few connections)--> connection: HTTP/1.1 or h2c, head within its time
+//!  accept --([`connections`])--> connection: HTTP/1.1 or h2c, head within its time
 //!     |                             | a request: a permit, its body bounded, a deadline
 //!     | SIGTERM: accept no more     v
 //!     |                          wasmtime-wasi-http's handler: instances, one request or more each
@@ -15,9 +15,11 @@
 mod address;
 mod body;
 mod connection;
+mod connections;
 mod counted;
 mod instances;
 mod request;
+mod stream;
 mod ticker;
 
 use std::io;
@@ -29,10 +31,10 @@ use lighter_core::ExitReason;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime_wasi_http::handler::{ProxyHandler, ProxyPre};
 
+use self::connections::Connections;
 use self::instances::Instances;
 use self::request::Requests;
 pub(crate) use self::ticker::FIRST_TICKS;
@@ -123,6 +125,7 @@ impl Service {
         let options = self.shared.options.http.clone();
         let counters = self.shared.guest.counters;
         let spans = self.shared.spans.clone();
+        let connections = Connections::new(options.concurrency, Arc::clone(&self.shared.budget));
         let address = address::choose(options.address, &self.shared.guest.env)
             .map_err(wasmtime::Error::msg)?;
         let listener = address::listen(address).map_err(wasmtime::Error::msg)?;
@@ -144,31 +147,35 @@ impl Service {
         if let Ok(address) = listener.local_addr() {
             complain(&format!("serves HTTP at {address}"));
         }
-        accept(listener, &requests, terminated).await;
+        accept(listener, &requests, &connections, terminated).await;
         Ok(ExitReason::Exited(0))
     }
 }
 
-async fn accept(listener: TcpListener, requests: &Arc<Requests>, terminated: AsyncFd<OwnedFd>) {
+async fn accept(
+    listener: TcpListener,
+    requests: &Arc<Requests>,
+    connections: &Arc<Connections>,
+    terminated: AsyncFd<OwnedFd>,
+) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(requests.most_connections()));
     let mut terminated = std::pin::pin!(terminated.readable());
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+            connections.room().await;
+            listener.accept().await
         };
-        let Some((Ok(place), accepted)) = first(&mut terminated, next).await else {
+        let Some(accepted) = first(&mut terminated, next).await else {
             break;
         };
         match accepted {
-            Ok((stream, _)) => {
-                let requests = Arc::clone(requests);
-                let watcher = graceful.watcher();
-                tokio::spawn(async move {
-                    connection::serve(stream, requests, watcher).await;
-                    drop(place);
-                });
+            Ok((stream, client)) => {
+                // Otherwise it is closed at once: the client has more than its share.
+                if let Some(open) = connections.open(client.ip()) {
+                    let requests = Arc::clone(requests);
+                    let watcher = graceful.watcher();
+                    tokio::spawn(connection::serve(stream, requests, watcher, open));
+                }
             }
             Err(error) => wait_after(&error).await,
         }

@@ -8,19 +8,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use lighter_core::Counters;
 use lighter_trace::TraceContext;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, ProxyHandler};
 
 use super::body::{Received, Sent};
+use super::connections::Connection;
 use super::counted::CountedRequest;
 use super::instances::Instances;
 use crate::options::HttpOptions;
 use crate::spans::{Spans, continue_in};
-
-/// Connections for each request that may be handled at a time: most of them are idle.
-const CONNECTIONS: usize = 8;
 
 /// Hands requests to instances, within the limits of the options.
 pub(super) struct Requests {
@@ -37,7 +35,13 @@ pub(super) struct RequestData {
     pub(super) deadline: Instant,
     /// Its span, if there are spans.
     pub(super) span: Option<TraceContext>,
+    /// Held as long as the guest is at work, also for a client that has gone meanwhile: otherwise clients
+    /// that go at once would have more instances at work than there may be.
+    pub(super) permit: Permit,
 }
+
+/// What a request needs to be handled. It counts as one at work as long as one of these is there.
+pub(super) type Permit = Arc<OwnedSemaphorePermit>;
 
 /// What a request that was not answered by the guest is answered with.
 struct Refused(StatusCode, &'static str);
@@ -66,19 +70,23 @@ impl Requests {
         self.options.header_time
     }
 
-    pub(super) fn most_connections(&self) -> usize {
-        CONNECTIONS * self.options.concurrency as usize + 32
-    }
-
-    /// The guest's answer, or why there is none.
-    pub(super) async fn respond(&self, mut request: Request<Incoming>) -> Response<WasiBody> {
+    /// The guest's answer to a request of `connection`, or why there is none.
+    pub(super) async fn respond(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> Response<WasiBody> {
+        let at_work = connection.begin(header_bytes(&request));
         let span = self.spans.as_ref().map(|spans| spans.received(&request));
         let context = span.as_ref().map(|span| span.context().clone());
         if let Some(context) = &context {
             continue_in(request.headers_mut(), context);
         }
-        let mut counted = CountedRequest::new(self.counters, span);
-        match self.handle(request, counted.begin(), context).await {
+        let mut counted = CountedRequest::new(self.counters, span, at_work);
+        match self
+            .handle(request, counted.begin(), context, connection)
+            .await
+        {
             Ok((response, bounds)) => {
                 counted.answered(response.status());
                 response.map(|body| bounds.of(body, counted).boxed_unsync())
@@ -99,6 +107,7 @@ impl Requests {
         request: Request<Incoming>,
         begin: Instant,
         span: Option<TraceContext>,
+        connection: &Arc<Connection>,
     ) -> Result<(Response<WasiBody>, Sent), Refused> {
         const TOO_LONG: Refused = Refused(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -121,9 +130,15 @@ impl Requests {
             self.options.body_bytes,
             deadline,
             self.counters,
+            Arc::clone(connection),
         );
         let request = request.map(|incoming| body.of(incoming).boxed_unsync());
-        let data = RequestData { deadline, span };
+        let permit = Arc::new(permit);
+        let data = RequestData {
+            deadline,
+            span,
+            permit: Arc::clone(&permit),
+        };
         let answered = timeout_at(deadline, self.handler.handle(data, request)).await;
         if state.was_too_long() {
             return Err(TOO_LONG);
@@ -137,6 +152,17 @@ impl Requests {
         };
         Ok((response, Sent::new(permit, deadline, state)))
     }
+}
+
+/// Bytes that the headers of a request take up, about.
+fn header_bytes<B>(request: &Request<B>) -> usize {
+    /// Bytes of a header beside its name and value.
+    const HEADER: usize = 100;
+    let headers = request.headers().iter();
+    let length = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        HEADER + name.as_str().len() + value.len()
+    };
+    headers.map(length).sum()
 }
 
 const LATE: Refused = Refused(
