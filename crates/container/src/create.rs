@@ -14,6 +14,7 @@ use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::fork::pidfd_open;
 use crate::manage::ContainerLocation;
+use crate::memory_limit::MemoryLimit;
 use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::mount_points::ContainerTree;
 use crate::trace::{GuestEnd, TraceRequest};
@@ -96,6 +97,7 @@ fn build(
         None
     };
     let mut descriptors = workload.descriptors()?;
+    descriptors.extend(memory_limit.iter().map(MemoryLimit::descriptor));
     let memory_map = MemoryMapSender::new(&mut workload);
     let mut context = GuestContext {
         memory_limit,

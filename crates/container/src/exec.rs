@@ -28,7 +28,7 @@ use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::fork::{ShimLink, pidfd_open};
 use crate::manage::ContainerLocation;
-use crate::memory_limit;
+use crate::memory_limit::{self, MemoryLimit};
 use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::native_view::NativeView;
 use crate::trace::{GuestEnd, TraceRequest};
@@ -116,6 +116,7 @@ fn run(
         ..GuestContext::default()
     };
     let mut code = workload.descriptors()?;
+    code.extend(context.memory_limit.iter().map(MemoryLimit::descriptor));
     // Opened here: where the process is, there is no procfs.
     let memory_map = MemoryMapSender::new(&mut workload)
         .map(|sender| Ok((sender, host_proc()?)))

@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,11 @@ impl MemoryLimit {
         let mut bytes = [0; 8];
         self.0.read_exact_at(&mut bytes, 0).ok()?;
         Some(u64::from_le_bytes(bytes)).filter(|limit| *limit > 0)
+    }
+
+    /// The descriptor, which the guest's process has to keep.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -117,6 +117,14 @@ fn a_path_leads_to_no_file_of_the_host() {
         refused(&shim, &path, &spec);
     }
     canary.assert_unchanged();
+    // What would have run, had one of them led there.
+    let mut spec = shim.spec("attack", &["/volume/host.wasm", "7"]);
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    mounts.push(bind(Path::new(&host), "/volume"));
+    shim.create("attack", &spec).unwrap();
+    shim.start_task("attack").unwrap();
+    assert_eq!(shim.wait("attack"), 7);
+    shim.delete("attack").unwrap();
     // The same of an exec, whose root is that of the container.
     shim.create("good", &shim.spec("good", &["/sleep.wasm", "100"]))
         .unwrap();
@@ -282,6 +290,16 @@ fn a_working_directory_is_one_of_the_container() {
     dirs.extend((0..40).map(|number| format!("/proc/self/fd/{number}")));
     dirs.extend([7, 9].map(|number| format!("/proc/self/fd/{number}/{climbing}")));
     dirs.push(format!("/{climbing}"));
+    // What is seen of a directory that is the container's.
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("secret"), SECRET).unwrap();
+    let spec = look_around(&shim, "/out", out.path(), &climbing);
+    shim.create("cwd", &spec).unwrap();
+    shim.start_task("cwd").unwrap();
+    shim.wait("cwd");
+    shim.delete("cwd").unwrap();
+    let seen = fs::read_to_string(out.path().join("seen")).unwrap();
+    assert!(seen.contains(SECRET) && out.path().join("made").exists());
     for cwd in dirs {
         let out = tempfile::tempdir().unwrap();
         let spec = look_around(&shim, &cwd, out.path(), &climbing);
