@@ -26,8 +26,8 @@ pub(crate) fn reset_signals() {
 }
 
 /// Makes of init the process that execve would have made: capabilities by the rules of exec,
-/// no descriptor but stdio and `descriptors` (the guest's mapped code), the program's name, and
-/// then under the filter of guests.
+/// no descriptor but stdio and `descriptors` (the guest's mapped code), the filter of guests, and the
+/// program's name.
 ///
 /// Source: capabilities(7), "Transformation of capabilities during execve()", for a program
 /// without file capabilities. Signals are the guest's own business: it handles them all.
@@ -40,12 +40,13 @@ pub(crate) fn become_program(name: &str, descriptors: &[RawFd]) -> Result<(), Fa
     transform_capabilities().map_err(|error| {
         Failure::internal(format!("cannot set the guest's capabilities: {error}"))
     })?;
+    // Last but for the name: it refuses much of the above. Who sees the name sees a confined process.
+    guest_filter::load()?;
     let base = name.rsplit('/').next().unwrap_or(name);
     if let Ok(base) = std::ffi::CString::new(base) {
         let _ = nix::sys::prctl::set_name(&base);
     }
-    // Last: it refuses much of the above.
-    guest_filter::load()
+    Ok(())
 }
 
 /// Adds a filter to those of this thread. It takes no_new_privs, or CAP_SYS_ADMIN.
