@@ -182,10 +182,8 @@ pub(crate) fn is_bind(mount: &Mount) -> bool {
 
 /// Whether nothing can be written through the mount. The last option counts, as in fstab(5).
 pub(crate) fn is_read_only(mount: &Mount) -> bool {
-    let options = mount.options().iter().flatten().map(String::as_str);
-    let last = options
-        .filter(|option| matches!(*option, "ro" | "rro" | "rw" | "rrw"))
-        .last();
+    let mut options = mount.options().iter().flatten().map(String::as_str).rev();
+    let last = options.find(|option| matches!(*option, "ro" | "rro" | "rw" | "rrw"));
     matches!(last, Some("ro" | "rro"))
 }
 

@@ -258,6 +258,7 @@ mod tests {
 
     /// Whoever waits to write to a FIFO goes on when somebody opens it for reading.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test has threads")]
     fn what_is_no_regular_file_is_not_opened() {
         let rootfs = tempfile::tempdir().unwrap();
         let fifo = rootfs.path().join("fifo");

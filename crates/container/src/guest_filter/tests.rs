@@ -209,6 +209,7 @@ fn threads_start_and_processes_do_not() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "its signal is what is tested")]
 fn signals_are_for_own_threads() {
     let own = confined(|| {
         // SAFETY: raise takes an integer, and the signal is ignored by default.

@@ -201,7 +201,7 @@ fn respond(
     token_file: Option<&Path>,
 ) -> Response<Full<Bytes>> {
     if let Err(refused) = authorize(request, token_file) {
-        return refused;
+        return *refused;
     }
     accepted.set();
     match (request.method(), request.uri().path()) {
@@ -219,13 +219,13 @@ fn respond(
 fn authorize(
     request: &Request<Incoming>,
     token_file: Option<&Path>,
-) -> Result<(), Response<Full<Bytes>>> {
+) -> Result<(), Box<Response<Full<Bytes>>>> {
     let Some(file) = token_file else {
         return Ok(());
     };
     let tokens = Tokens::read(file).map_err(|error| {
         eprintln!("lighter: {error}");
-        plain(StatusCode::INTERNAL_SERVER_ERROR, "no token file\n")
+        Box::new(plain(StatusCode::INTERNAL_SERVER_ERROR, "no token file\n"))
     })?;
     if tokens.allow(request.headers()) {
         return Ok(());
@@ -233,7 +233,7 @@ fn authorize(
     let mut refused = plain(StatusCode::UNAUTHORIZED, "a bearer token is needed\n");
     let scheme = HeaderValue::from_static("Bearer realm=\"lighter metrics\"");
     refused.headers_mut().insert(WWW_AUTHENTICATE, scheme);
-    Err(refused)
+    Err(Box::new(refused))
 }
 
 fn failed(error: &str) -> Response<Full<Bytes>> {

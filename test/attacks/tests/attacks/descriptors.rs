@@ -197,7 +197,7 @@ fn no_interpreter_is_found_through_a_descriptor() {
         for (index, way) in ways.iter().enumerate() {
             script(&attack, number, way, &tool, "/reached");
             // Both ways for each number would take minutes on the emulated machine.
-            let terminal = (number as usize + index) % 2 == 0;
+            let terminal = (number as usize + index).is_multiple_of(2);
             let id = format!("n{number}-{index}");
             create(&shim, &id, &["/attack"], terminal);
             shim.start_task(&id).unwrap();

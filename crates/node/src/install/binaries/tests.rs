@@ -85,6 +85,7 @@ fn a_missing_program_is_named_and_nothing_is_written() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test has children")]
 fn a_place_that_cannot_be_taken_is_refused_and_nothing_changes() {
     let prefix = tempfile::tempdir().unwrap();
     let bin = prefix.path().join("bin");

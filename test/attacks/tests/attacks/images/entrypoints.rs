@@ -145,6 +145,7 @@ fn a_path_leads_to_no_file_of_the_host() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test has threads")]
 fn what_is_no_file_is_neither_run_nor_opened() {
     let shim = Shim::start();
     let root = shim.rootfs();
