@@ -65,17 +65,17 @@ impl<'a> ContainerTree<'a> {
             rootfs,
             mounts: Vec::new(),
         };
-        for mount in spec.mounts().iter().flatten() {
-            let place = tree.find(mount.destination())?;
-            check_mount(mount, &place.path)?;
-            tree.mounts.push((place.path, mount));
-        }
         let dev = tree.find(Path::new("/dev"))?.path;
         if dev != Path::new("/dev") {
             return Err(Failure::invalid(format!(
                 "/dev of the image is a link to {}, and a container's devices are made in /dev; make it a directory",
                 dev.display()
             )));
+        }
+        for mount in spec.mounts().iter().flatten() {
+            let place = tree.find(mount.destination())?;
+            check_mount(mount, &place.path)?;
+            tree.mounts.push((place.path, mount));
         }
         let devices = spec
             .linux()

@@ -129,11 +129,16 @@ mod tests {
         for _ in 0..1000 {
             count(UNTOLD_BYTES / 10);
         }
-        assert_eq!(told() - before, 100 * UNTOLD_BYTES);
+        // Other tests allocate meanwhile.
+        let counted = told() - before;
+        assert!(
+            (counted - 100 * UNTOLD_BYTES).abs() <= 4 * UNTOLD_BYTES,
+            "{counted}"
+        );
         for _ in 0..1000 {
             count(-UNTOLD_BYTES / 10);
         }
-        assert!((told() - before).abs() <= UNTOLD_BYTES);
+        assert!((told() - before).abs() <= 4 * UNTOLD_BYTES);
     }
 
     #[test]

@@ -316,14 +316,14 @@ mod tests {
         assert_eq!(entries.bytes, ENTRY + 11);
     }
 
-    /// Four bytes of an entry took up more than a hundred.
+    /// A few bytes of an entry took up more than a hundred.
     #[test]
     fn small_entries_count_as_what_they_take_up() {
         let mut entries = entries(None);
         let stored = (0..)
-            .take_while(|number: &u32| entries.set(format!("{number:04}"), vec![]).is_ok())
+            .take_while(|number: &u32| entries.set(format!("{number:06}"), vec![]).is_ok())
             .count();
-        assert_eq!(stored, CAPACITY / (ENTRY + 4));
+        assert_eq!(stored, CAPACITY / (ENTRY + 6));
     }
 
     #[test]
