@@ -110,9 +110,13 @@ test-nn: test-build ## Test the engine with wasi-nn
 # Ten times slower than this machine, so not all of the suite: what differs between cgroup versions.
 VM_TESTS ?= limits:: devices:: task_api:: terminal::a_terminal exec::a_guest exec::an_exec exec::the_end exec::stdin
 
+# What depends on the kernel.
+VM_ATTACKS ?= mounts:: descriptors::a_created descriptors::start
+
 test-vm: test-build ## Test on cgroup v2, in a machine that QEMU emulates (VM_TESTS=... picks)
 	@test/setup/packages.sh qemu-system-x86 e2fsprogs
 	@test/vm/run.sh suite --test-threads=2 --skip docker $(VM_TESTS)
+	@test/vm/run.sh attacks --test-threads=2 $(VM_ATTACKS)
 
 test-vm-systemd: test-build ## The same with systemd as init and its cgroup driver
 	@test/setup/packages.sh qemu-system-x86 e2fsprogs
