@@ -28,7 +28,7 @@ pub(crate) fn reset_signals() {
 }
 
 /// Gives signal 33 its default action, as runc's init does. The C library keeps it to itself and refuses to
-/// change it; whoever started the daemon may have it ignored.
+/// change it, and its posix_spawn, by which `start` executes the shim, leaves 32 and 33 ignored.
 fn reset_signal_of_libc() {
     const SIGSETXID: libc::c_int = 33;
     /// `struct sigaction` of the kernel, of zeros: SIG_DFL, no flags, no mask.
