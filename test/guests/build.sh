@@ -199,7 +199,7 @@ for name in signals ids; do
     build "$name" "$native/$name.c" "$native/status.h" -- "${gcc[@]}" -static "$native/$name.c" -o
 done
 build compute "$here/compute.c" "$here"/*.h -- "${gcc[@]}" -static "$here/compute.c" -o
-for name in fds overwrite proc-thief; do
+for name in fds overwrite proc-thief with-default-signals; do
     build "$name" "$native/$name.c" -- "${gcc[@]}" -static "$native/$name.c" -o
 done
 # The linker warns that a static program loads name services at run time: that is the point.

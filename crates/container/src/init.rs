@@ -23,28 +23,7 @@ pub(crate) fn reset_signals() {
         // reserves the call fails and changes nothing.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
-    reset_signal_of_libc();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-}
-
-/// Gives signal 33 its default action, as runc's init does. The C library keeps it to itself and refuses to
-/// change it, and its posix_spawn, by which `start` executes the shim, leaves 32 and 33 ignored.
-fn reset_signal_of_libc() {
-    const SIGSETXID: libc::c_int = 33;
-    /// `struct sigaction` of the kernel, of zeros: SIG_DFL, no flags, no mask.
-    const DEFAULT: [u64; 4] = [0; 4];
-    /// Bytes of the kernel's signal set.
-    const SET_BYTES: usize = 8;
-    // SAFETY: the structure lives during the call, and is at least as long as the kernel reads.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigaction,
-            SIGSETXID,
-            DEFAULT.as_ptr(),
-            std::ptr::null_mut::<u64>(),
-            SET_BYTES,
-        )
-    };
 }
 
 /// Makes of init the process that execve would have made: capabilities by the rules of exec,

@@ -92,6 +92,10 @@ pub(crate) fn execute(
     let (start, shim) = io::pipe()?;
     let handover = serde_json::to_string(&handover)?;
     let mut command = Command::new(sealed.path());
+    // SAFETY: the closure does nothing. With one, the standard library forks and executes; otherwise it
+    // calls posix_spawn, by which the C library leaves its own signals 32 and 33 ignored in the shim, and
+    // so in every program of a container.
+    unsafe { command.pre_exec(|| Ok(())) };
     command
         // Those who look for shims know them by this path.
         .arg0(program)

@@ -28,6 +28,24 @@ mod caller;
 /// How long any call may take, also on the emulated machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The capabilities that containerd and Docker give to a container.
+pub const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Paths and URIs of a process's stdio.
@@ -72,6 +90,14 @@ impl Shim {
     /// The same with a shim of its own: the program at this path, with the compile worker beside it.
     pub fn start_from(program: &Path) -> Self {
         Self::start_by(Command::new(program), Path::new("/nowhere"))
+    }
+
+    /// The same, started by a process that ignores no signal. The processes that cargo starts ignore
+    /// those of the C library, 32 and 33.
+    pub fn start_with_default_signals() -> Self {
+        let mut command = Command::new(guest("with-default-signals"));
+        command.arg(shim_binary());
+        Self::start_by(command, Path::new("/nowhere"))
     }
 
     /// The same on a node whose system bus is gone.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lighter_testkit::guest;
-use lighter_testkit::shim::{Shim, Stdio, eventually};
+use lighter_testkit::shim::{DEFAULT_CAPABILITIES, Shim, Stdio, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -240,25 +240,11 @@ fn a_neighbour_finds_nothing_in_a_service_that_starts() {
     shim.create("first", &service("first", None)).unwrap();
     shim.remove("first");
 
-    let capabilities = json!([
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_FSETID",
-        "CAP_FOWNER",
-        "CAP_MKNOD",
-        "CAP_NET_RAW",
-        "CAP_SETGID",
-        "CAP_SETUID",
-        "CAP_SETFCAP",
-        "CAP_SETPCAP",
-        "CAP_NET_BIND_SERVICE",
-        "CAP_SYS_CHROOT",
-        "CAP_KILL",
-        "CAP_AUDIT_WRITE",
-    ]);
     let mut thief = shim.spec("thief", &["/thief", "/stolen", secret.to_str().unwrap()]);
     thief["process"]["capabilities"] = json!({
-        "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+        "bounding": DEFAULT_CAPABILITIES,
+        "effective": DEFAULT_CAPABILITIES,
+        "permitted": DEFAULT_CAPABILITIES,
     });
     let init = shim.create("thief", &thief).unwrap();
     shim.start_task("thief").unwrap();

@@ -6,26 +6,9 @@
 use std::collections::HashMap;
 use std::fs;
 
-use lighter_testkit::shim::{Shim, Stdio, eventually};
+use lighter_testkit::shim::{DEFAULT_CAPABILITIES, Shim, Stdio, eventually};
 use serde_json::{Value, json};
 
-/// What containerd gives each container by default.
-const DEFAULT: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
 /// DAC_OVERRIDE, FOWNER and NET_BIND_SERVICE.
 const USEFUL: &str = "000000000000040a";
 const NONE: &str = "0000000000000000";
@@ -66,7 +49,7 @@ fn await_filters(pid: i32, profile: u32) -> HashMap<String, String> {
 fn a_guest_of_root_has_a_filter_and_no_capability_that_it_cannot_use() {
     let shim = Shim::start();
     let mut spec = shim.spec("a", &["/sleep.wasm", "100"]);
-    spec["process"] = with_capabilities(spec["process"].clone(), &DEFAULT);
+    spec["process"] = with_capabilities(spec["process"].clone(), &DEFAULT_CAPABILITIES);
     let pid = shim.create("a", &spec).unwrap();
     shim.start_task("a").unwrap();
     shim.exec("a", "e", &spec["process"], Stdio::default())
@@ -116,7 +99,7 @@ fn the_filter_stands_beside_the_containers_own_profile() {
         for privileges in [Value::Null, json!(false), json!(true)] {
             let shim = Shim::start();
             let mut spec = shim.spec("a", &["/sleep.wasm", "100"]);
-            spec["process"] = with_capabilities(spec["process"].clone(), &DEFAULT);
+            spec["process"] = with_capabilities(spec["process"].clone(), &DEFAULT_CAPABILITIES);
             spec["process"]["noNewPrivileges"] = privileges;
             spec["linux"]["seccomp"] = profile.clone();
             let pid = shim.create("a", &spec).unwrap();
@@ -163,7 +146,7 @@ fn a_linux_program_beside_a_guest_keeps_its_capabilities() {
     let shim = Shim::start();
     fs::copy("/bin/busybox", shim.rootfs().join("bin/sleep")).unwrap();
     let mut spec = shim.spec("a", &["/sleep.wasm", "100"]);
-    spec["process"] = with_capabilities(spec["process"].clone(), &DEFAULT);
+    spec["process"] = with_capabilities(spec["process"].clone(), &DEFAULT_CAPABILITIES);
     shim.create("a", &spec).unwrap();
     shim.start_task("a").unwrap();
     let process = with_capabilities(shim.process(&["/bin/sleep", "100"]), &["CAP_CHOWN"]);

@@ -391,3 +391,32 @@ fn an_output_that_nobody_reads_blocks_only_its_writer() {
     assert!(shim.wait("full") >= 137, "ended by a signal");
     shim.delete("full").unwrap();
 }
+
+/// The shim is executed by `start`, and what it ignored would be ignored in every program.
+#[test]
+fn the_c_librarys_signals_are_not_ignored() {
+    let shim = Shim::start_with_default_signals();
+    let ignored = |pid: i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    let of_libc = 0b11 << 31;
+    assert_eq!(ignored(shim.pid) & of_libc, 0, "the shim");
+    for (id, args) in [
+        (
+            "linux",
+            ["/bin/sh", "-c", "exec /bin/sh -c 'while :; do :; done'"].as_slice(),
+        ),
+        ("wasm", &["/sleep.wasm", "100"]),
+    ] {
+        let pid = shim.create(id, &shim.spec(id, args)).unwrap();
+        shim.start_task(id).unwrap();
+        eventually("the program runs", || {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+            name.starts_with("sh") || name.starts_with("sleep.wasm")
+        });
+        assert_eq!(ignored(pid) & of_libc, 0, "{id}");
+        shim.remove(id);
+    }
+}

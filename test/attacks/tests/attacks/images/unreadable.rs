@@ -3,24 +3,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use lighter_testkit::shim::Shim;
+use lighter_testkit::shim::{DEFAULT_CAPABILITIES, Shim};
 use serde_json::json;
-
-/// The capabilities that containerd gives to every container, of whatever user.
-const DEFAULT_CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
 
 #[test]
 fn a_guest_does_not_run_from_a_module_that_its_user_may_not_read() {
