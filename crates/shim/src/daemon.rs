@@ -38,9 +38,9 @@ const HANDOVER: &str = "LIGHTER_SHIM";
 /// Bytes of that variable at least. The command line and the environment are the room in which
 /// the command line of a guest is shown.
 const TITLE_ROOM: usize = 1024;
-/// How long a shim waits for its first task. Longer than any caller of containerd: kubelet has
+/// How many seconds a shim waits for its first task. Longer than any caller of containerd: kubelet has
 /// given up after four minutes.
-const UNUSED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+pub(crate) const UNUSED_SECONDS: u64 = 10 * 60;
 
 /// What `start` knows, and the shim has to. It is in the memory of each guest, and holds no secret.
 #[derive(Debug, Deserialize, Serialize)]
@@ -57,6 +57,8 @@ pub(crate) struct Handover {
     pub(crate) compiler: PathBuf,
     /// What the shim has to say about its own start.
     pub(crate) warning: Option<String>,
+    /// Seconds after which the shim ends if it got no task.
+    pub(crate) unused_seconds: u64,
 }
 
 /// A shim whose address nobody has yet: it ends if this is dropped, and if this process ends.
@@ -160,6 +162,7 @@ async fn accept(
         events,
         trace,
         compiler,
+        unused_seconds,
         ..
     } = handover;
     let publisher = Publisher::start(&events, namespace.as_str());
@@ -171,7 +174,7 @@ async fn accept(
     let unwanted = async {
         tokio::select! {
             () = abandoned(start) => {}
-            () = tokio::time::sleep(UNUSED_TIMEOUT) => {}
+            () = tokio::time::sleep(Duration::from_secs(unused_seconds)) => {}
         }
     };
     let runtime = ForkingRuntime::new(namespace, &arguments.address, compiler, trace);

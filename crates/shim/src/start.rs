@@ -36,6 +36,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 trace: options::tracing(call.options.as_ref()),
                 compiler: program.with_file_name("lighter-compiler"),
                 warning: None,
+                unused_seconds: daemon::UNUSED_SECONDS,
             };
             let shim = daemon::execute(listener, &program, arguments, handover);
             Some(shim.inspect_err(|_| socket::remove(&path))?)

@@ -270,3 +270,29 @@ fn a_start_that_cannot_answer_leaves_nothing() {
     assert!(!pod.start(writer.into()).wait().unwrap().success());
     pod.assert_nothing_is_left("refused");
 }
+
+/// Ten minutes are too long for a test: it says what `start` says, with one second.
+#[test]
+fn a_shim_that_gets_no_task_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let handover = json!({
+        "socket": socket, "events": "", "pod": null, "trace": null,
+        "compiler": "/nonexistent", "warning": null, "unused_seconds": 1,
+    });
+    let mut shim = Command::new(shim_binary())
+        .args(["-namespace", "attacks", "-id", "unused", "serve"])
+        .env("LIGHTER_SHIM", handover.to_string())
+        .current_dir(dir.path())
+        .stdin(Streams::piped())
+        .stdout(OwnedFd::from(listener))
+        .spawn()
+        .unwrap();
+    // Its address is known: it is not the end of `start` that ends it.
+    shim.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    let begin = std::time::Instant::now();
+    eventually("it ends", || shim.try_wait().unwrap().is_some());
+    assert!(begin.elapsed() >= Duration::from_millis(900));
+    assert!(!socket.exists(), "its socket is left");
+}
