@@ -182,8 +182,8 @@ impl Service {
         let mut tasks = self.tasks();
         let exit = tasks.get(id)?.lifecycle.exit(process);
         tasks.update(id, |task| task.lifecycle.deleted(process, now()));
-        // Of init deleted before it ran it is known that it was killed; of an exec, nothing.
-        let status = if process == INIT { 137 } else { 255 };
+        // Init that never ran was killed. An exec that never ran has not failed: runc's shim has 0.
+        let status = if process == INIT { 137 } else { 0 };
         tasks.remove(id, process);
         let exit = exit.unwrap_or(Exit { status, at: now() });
         Ok((pid, exit))
