@@ -13,13 +13,19 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lighter_core::Failure;
+use lighter_core::{ErrorClass, Failure};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Most of the text that is kept, in bytes.
 const LIMIT: u64 = 16 * 1024;
+/// How libcontainer's causes begin that are the fault of the spec or the image. Its types do not tell.
+const SPEC_FAULTS: [&str; 3] = [
+    "failed to chdir",
+    "failed to verify cwd",
+    "failed to canonicalize",
+];
 /// Starts a line that holds one of our own failures as JSON. Log lines have no such byte.
 const FAILURE: char = '\u{1}';
 
@@ -81,7 +87,13 @@ impl Diagnosis {
         }
         match text.lines().next().map(str::trim) {
             Some(cause) if !failure.message.contains(cause) => {
-                Failure::new(failure.class, format!("{}: {cause}", failure.message))
+                let is_of_spec = SPEC_FAULTS.iter().any(|fault| cause.starts_with(fault));
+                let class = if is_of_spec {
+                    ErrorClass::InvalidArgument
+                } else {
+                    failure.class
+                };
+                Failure::new(class, format!("{}: {cause}", failure.message))
             }
             _ => failure,
         }
@@ -151,7 +163,6 @@ impl Visit for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lighter_core::ErrorClass;
 
     #[test]
     fn the_cause_is_added_and_an_own_failure_wins() {
@@ -164,6 +175,17 @@ mod tests {
         assert_eq!(
             diagnosis.explain(outer.clone()).message,
             "cannot create container a: failed to prepare rootfs: failed to find the source path=\"/missing\""
+        );
+
+        let diagnosis = Diagnosis::start().unwrap();
+        diagnosis
+            .file
+            .borrow_mut()
+            .write_all(b"failed to chdir e=ENOENT\n")
+            .unwrap();
+        assert_eq!(
+            diagnosis.explain(outer.clone()).class,
+            ErrorClass::InvalidArgument
         );
 
         let own = Failure::new(ErrorClass::InvalidArgument, "no such\nprogram");

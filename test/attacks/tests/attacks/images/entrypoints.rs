@@ -313,7 +313,7 @@ fn a_working_directory_is_one_of_the_container() {
                 shim.delete("cwd").unwrap();
             }
             Err(error) => {
-                assert!(!error.contains("Internal"), "{cwd}: {error}");
+                assert!(error.contains("INVALID_ARGUMENT"), "{cwd}: {error}");
                 let _ = shim.delete("cwd");
             }
         }
@@ -332,7 +332,7 @@ fn a_working_directory_is_one_of_the_container() {
                 let _ = shim.start_task("cwd");
                 shim.remove("cwd");
             }
-            Err(error) => assert!(!error.contains("Internal"), "{cwd}: {error}"),
+            Err(error) => assert!(error.contains("INVALID_ARGUMENT"), "{cwd}: {error}"),
         }
         assert_nothing_left(&shim);
         canary.assert_unchanged();
