@@ -17,16 +17,13 @@ use crate::manage::ContainerLocation;
 use crate::memory_limit::MemoryLimit;
 use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::mount_points::ContainerTree;
+use crate::spec_file::load_spec;
 use crate::trace::{GuestEnd, TraceRequest};
 use crate::warnings;
 use crate::{
-    cgroup_files, console, cwd, devices, guest_view, limits, manage, memory_limit, memory_watch,
-    native_spec, rootfs, state_dir, stdio,
+    cgroup_files, console, cwd, dev, devices, guest_view, hooks, keyring, limits, loopback, manage,
+    memory_limit, memory_watch, native_spec, rootfs, state_dir, stdio, validation,
 };
-
-/// Longest `config.json` that is read, in bytes. It is what clients of containerd asked for, and
-/// containerd takes requests of 16 MiB, which are shorter than their JSON.
-const MAX_SPEC: u64 = 32 << 20;
 
 /// What Create is asked for.
 #[derive(Clone, Debug)]
@@ -79,8 +76,9 @@ fn build(
     workload: impl FnOnce(&Spec, &Path) -> Result<Workload, Failure>,
 ) -> Result<Created, Failure> {
     let location = &request.location;
-    let mut spec = load_spec(&location.bundle)?;
-    let has_default_path = location.set_default_cgroup_path(&mut spec);
+    let (mut spec, mut differs) = load_spec(&location.bundle)?;
+    validation::check(&spec)?;
+    differs |= location.set_default_cgroup_path(&mut spec);
     let systemd = cgroup_files::uses_systemd(&spec)?;
     cgroup_files::require_empty(location)?;
     state_dir::create(location)
@@ -88,7 +86,8 @@ fn build(
     rootfs::mount(&request.rootfs, &location.rootfs())?;
     let rootfs = rootfs_of(&spec, &location.bundle)?;
     let tree = ContainerTree::new(&spec, &rootfs)?;
-    cwd::create_missing(&spec, &tree, &rootfs)?;
+    dev::create_missing(&tree, &rootfs)?;
+    let is_cwd_late = cwd::create_missing(&spec, &tree, &rootfs)?;
     let mut workload = workload(&spec, &rootfs)?;
     let is_guest = matches!(workload, Workload::Guest { .. });
     let memory_limit = if is_guest {
@@ -118,7 +117,11 @@ fn build(
         context.counters = page.counters;
     }
 
-    let adapted = native_spec::adapt(&spec)?.or_else(|| has_default_path.then(|| spec.clone()));
+    let (adapted, mut late) = native_spec::adapt(&spec, &tree, is_cwd_late)?;
+    if is_guest {
+        late = late.without_propagation();
+    }
+    let adapted = adapted.or_else(|| differs.then(|| spec.clone()));
     let bundle = if let Workload::Guest { path, .. } = &workload {
         let mut spec = guest_view::restrict(adapted.unwrap_or_else(|| spec.clone()), &rootfs)?;
         name_program(&mut spec, path);
@@ -135,14 +138,19 @@ fn build(
         workload,
         descriptors,
         context,
+        late_cwd: late.cwd().map(Path::to_owned),
     };
     let resources = spec
         .linux()
         .as_ref()
         .and_then(|linux| linux.resources().clone());
     let resources = resources.map(limits::possible).transpose()?;
-    let mut executed = run_libcontainer(request, &spec, prepared, handed)
-        .map_err(|failure| limits::explain(resources.as_ref(), failure))?;
+    keyring::join(location)?;
+    let mut executed = run_libcontainer(request, &spec, prepared, handed).map_err(|failure| {
+        // libcontainer has removed its state, and with it the hooks that a removal calls.
+        hooks::run_poststop(location, &spec);
+        limits::explain(resources.as_ref(), failure)
+    })?;
     state_dir::restrict(location).map_err(|error| {
         Failure::internal(format!(
             "cannot make the container's state private: {error}"
@@ -152,6 +160,8 @@ fn build(
     if let Some(resources) = resources {
         limits::complete(location, &resources)?;
     }
+    loopback::bring_up(&spec, executed.pid)?;
+    late.apply(executed.pid)?;
     if is_guest {
         guest_view::seal(executed.pid)?;
     }
@@ -207,6 +217,8 @@ struct Prepared {
     /// Descriptors that the workload needs.
     descriptors: Vec<RawFd>,
     context: GuestContext,
+    /// The working directory, if libcontainer cannot enter it.
+    late_cwd: Option<PathBuf>,
 }
 
 fn run_libcontainer(
@@ -221,6 +233,7 @@ fn run_libcontainer(
         workload,
         descriptors,
         context,
+        late_cwd,
     } = prepared;
     let location = &request.location;
     let terminal = request.stdio.terminal;
@@ -230,7 +243,8 @@ fn run_libcontainer(
     let diagnosis = Diagnosis::start()
         .map_err(|error| Failure::internal(format!("cannot make a memory file: {error}")))?;
     let executor =
-        ContainerExecutor::new(workload, descriptors, terminal, context, diagnosis.clone());
+        ContainerExecutor::new(workload, descriptors, terminal, context, diagnosis.clone())
+            .with_late_cwd(late_cwd);
     let failed =
         |error: std::io::Error| Failure::internal(format!("cannot make the terminal: {error}"));
 
@@ -287,22 +301,6 @@ fn run_libcontainer(
         opened.hand_over(master, &mut executed, handed);
     }
     Ok(executed)
-}
-
-pub(crate) fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
-    let path = bundle.join("config.json");
-    // What is missing is said by whoever loads it.
-    let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-    if length > MAX_SPEC {
-        return Err(Failure::invalid(format!(
-            "cannot read {}: it has {length} bytes, and at most {MAX_SPEC} are read; give the container fewer annotations, mounts or variables",
-            path.display()
-        )));
-    }
-    Spec::load(&path).map_err(|error| {
-        let failure = Failure::from_error(ErrorClass::InvalidArgument, &error);
-        Failure::invalid(format!("cannot read {}: {failure}", path.display()))
-    })
 }
 
 /// The rootfs as an absolute path: the spec's may be relative to the bundle.

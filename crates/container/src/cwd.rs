@@ -13,34 +13,38 @@ use crate::mount_points::{ContainerTree, is_bind, is_read_only};
 /// It is created in the volume that covers it or else in the rootfs, and symlinks cannot lead
 /// out of either. A failure is left to libcontainer's chdir to report.
 ///
+/// Returns whether it has to be created later: it is in a tmpfs, which is not there yet.
+///
 /// # Errors
 /// When it would have to be created in a volume that the container may not write to.
 pub(crate) fn create_missing(
     spec: &Spec,
     tree: &ContainerTree<'_>,
     rootfs: &Path,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let Some(process) = spec.process() else {
-        return Ok(());
+        return Ok(false);
     };
     let place = tree.find(process.cwd())?;
     let (root, covered) = match &place.mount {
         None => (rootfs, PathBuf::from("/")),
         Some((covered, mount)) if is_bind(mount) => match mount.source().as_deref() {
             Some(source) if source.is_dir() => (source, covered.clone()),
-            _ => return Ok(()),
+            _ => return Ok(false),
         },
-        Some(_) => return Ok(()),
+        Some((covered, mount)) => {
+            return Ok(mount.typ().as_deref() == Some("tmpfs") && place.path != *covered);
+        }
     };
     let rest = place.path.strip_prefix(&covered).unwrap_or(&place.path);
     if rest.as_os_str().is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let Ok(root) = pathrs::Root::open(root) else {
-        return Ok(());
+        return Ok(false);
     };
     if root.resolve(rest).is_ok() {
-        return Ok(());
+        return Ok(false);
     }
     if place.mount.is_some_and(|(_, mount)| is_read_only(mount)) {
         return Err(Failure::invalid(format!(
@@ -50,7 +54,7 @@ pub(crate) fn create_missing(
         )));
     }
     let _ = root.mkdir_all(rest, &std::fs::Permissions::from_mode(0o755));
-    Ok(())
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -58,7 +62,7 @@ mod tests {
     use super::*;
     use oci_spec::runtime::{MountBuilder, ProcessBuilder, SpecBuilder};
 
-    fn create(cwd: &str, volume: Option<(&Path, &str)>, rootfs: &Path) -> Result<(), Failure> {
+    fn create(cwd: &str, volume: Option<(&Path, &str)>, rootfs: &Path) -> Result<bool, Failure> {
         let mut mounts = vec![];
         if let Some((volume, option)) = volume {
             mounts.push(

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::syscall::Syscall;
 use libcontainer::syscall::syscall::create_syscall;
-use libcontainer::{apparmor, capabilities, seccomp, tty, utils};
+use libcontainer::{apparmor, capabilities, seccomp, tty};
 use lighter_core::{ErrorClass, Executed, Failure, Stdio};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -23,7 +23,6 @@ use nix::unistd::{Gid, Uid, chdir, pipe2, setgroups, setresgid, setresuid};
 use oci_spec::runtime::{Process, Spec};
 
 use crate::console::{self, Terminal};
-use crate::create::load_spec;
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
 use crate::fork::{ShimLink, pidfd_open};
@@ -31,11 +30,10 @@ use crate::manage::ContainerLocation;
 use crate::memory_limit::{self, MemoryLimit};
 use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::native_view::NativeView;
+use crate::spec_file::{load_process, load_spec};
 use crate::trace::{GuestEnd, TraceRequest};
-use crate::{cgroup_files, guest_privileges, init, stdio};
+use crate::{cgroup_files, executor, guest_privileges, init, keyring, stdio};
 
-/// Most of what is read of a process's description, in bytes.
-const MAX_PROCESS: u64 = 4 << 20;
 /// `CLONE_NEWTIME` (linux/sched.h).
 const TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 
@@ -88,7 +86,7 @@ fn run(
 ) -> Result<Executed, Failure> {
     let location = &request.location;
     let is_guest = location.guest_bundle().exists();
-    let mut spec = load_spec(&location.bundle)?;
+    let (mut spec, _) = load_spec(&location.bundle)?;
     let mut process = load_process(&request.process)?;
     spec.set_process(Some(process.clone()));
     let init = Init::find(request.init)?;
@@ -158,6 +156,7 @@ fn run(
     // has become the program. An execve takes this back.
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| Failure::internal(format!("cannot protect the process: {error}")))?;
+    keyring::join(location)?;
     join(location, &process, &init)?;
     let executor = ContainerExecutor::new(workload, code, false, context, diagnosis.clone());
     let child = Child {
@@ -202,19 +201,6 @@ fn wait_for_exec(outcome: OwnedFd, diagnosis: &Diagnosis) -> Result<(), Failure>
     let failure = serde_json::from_slice(&report)
         .unwrap_or_else(|_| Failure::internal("the process ended while it was set up"));
     Err(diagnosis.explain(failure))
-}
-
-fn load_process(path: &Path) -> Result<Process, Failure> {
-    let malformed = |error: &dyn std::fmt::Display| {
-        Failure::invalid(format!("the process's description is malformed: {error}"))
-    };
-    let mut text = Vec::new();
-    let file = File::open(path)
-        .map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?;
-    file.take(MAX_PROCESS)
-        .read_to_end(&mut text)
-        .map_err(|error| malformed(&error))?;
-    serde_json::from_slice(&text).map_err(|error| malformed(&error))
 }
 
 /// The container's init, seen from outside.
@@ -408,9 +394,6 @@ impl Child<'_> {
         }
         // Fails for a folder that is not below the root any more.
         nix::unistd::getcwd().map_err(|error| internal("verify the working directory", &error))?;
-        if let Some(home) = utils::get_user_home(process.user().uid()) {
-            self.executor.set_home(home.to_string_lossy().into_owned());
-        }
         self.executor.check(self.spec)?;
         if no_new_privileges {
             self.load_seccomp()?;
@@ -439,12 +422,7 @@ impl Child<'_> {
             Err(Errno::EACCES | Errno::EPERM) => chdir(cwd),
             early => early,
         }
-        .map_err(|error| {
-            Failure::invalid(format!(
-                "chdir to cwd ({cwd:?}) failed: {}",
-                error.desc().to_lowercase()
-            ))
-        })
+        .map_err(|error| Failure::invalid(executor::cannot_enter(cwd, error)))
     }
 
     fn load_seccomp(&self) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
@@ -110,7 +110,8 @@ pub(crate) struct ContainerExecutor {
     /// Whether stdio is a terminal that the guest's process has to take control of.
     terminal: bool,
     context: GuestContext,
-    home: Rc<RefCell<Option<String>>>,
+    /// A working directory that libcontainer cannot enter, because it is created later.
+    late_cwd: Option<PathBuf>,
     program: Rc<RefCell<PathBuf>>,
     diagnosis: Diagnosis,
 }
@@ -128,10 +129,16 @@ impl ContainerExecutor {
             descriptors: Rc::new(descriptors),
             terminal,
             context,
-            home: Rc::default(),
+            late_cwd: None,
             program: Rc::default(),
             diagnosis,
         }
+    }
+
+    /// Enters `cwd` when the program starts. The spec that libcontainer has names another directory.
+    pub(crate) fn with_late_cwd(mut self, cwd: Option<PathBuf>) -> Self {
+        self.late_cwd = cwd;
+        self
     }
 
     fn process(&self, spec: &Spec) -> GuestProcess {
@@ -143,14 +150,18 @@ impl ContainerExecutor {
             .filter_map(|line| line.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        if let Some(home) = self
-            .home
-            .take()
-            .filter(|_| !env.iter().any(|(name, _)| name == "HOME"))
+        // runc sets it where it is missing or empty.
+        if !env
+            .iter()
+            .any(|(name, value)| name == "HOME" && !value.is_empty())
         {
-            env.push(("HOME".to_owned(), home));
+            env.retain(|(name, _)| name != "HOME");
+            let user = process.map_or(0, |process| process.user().uid());
+            env.push(("HOME".to_owned(), home_of(user)));
         }
-        let cwd = process.map(|process| process.cwd().to_string_lossy().into_owned());
+        let cwd = process.map(Process::cwd).map(PathBuf::as_path);
+        let cwd = self.late_cwd.as_deref().or(cwd);
+        let cwd = cwd.map(|cwd| cwd.to_string_lossy().into_owned());
         GuestProcess {
             args: process
                 .and_then(|process| process.args().clone())
@@ -190,11 +201,6 @@ impl ContainerExecutor {
         descriptors::close_others(own.chain(keep));
     }
 
-    /// Sets the `HOME` of a process whose environment has none.
-    pub(crate) fn set_home(&self, home: String) {
-        *self.home.borrow_mut() = Some(home);
-    }
-
     /// Becomes the program, or runs the guest and ends the process. Returns only if the
     /// program could not be executed; `report`, which execve closes, is still open then.
     pub(crate) fn run(&self, spec: &Spec, report: Option<RawFd>) -> NotExecuted {
@@ -211,6 +217,14 @@ impl ContainerExecutor {
             }
             _ => {
                 descriptors::close_others(report);
+                if let Some(cwd) = &self.late_cwd
+                    && let Err(errno) = nix::unistd::chdir(cwd)
+                {
+                    return NotExecuted {
+                        message: cannot_enter(cwd, errno),
+                        status: 126,
+                    };
+                }
                 run_native(&self.program.borrow(), &process)
             }
         }
@@ -234,11 +248,8 @@ impl Executor for ContainerExecutor {
         })
     }
 
-    /// libcontainer's map has lost the order of the environment, so only what it adds is kept.
-    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        if let Some(home) = envs.get("HOME") {
-            self.set_home(home.clone());
-        }
+    /// libcontainer's map has lost the order of the environment: [`Self::process`] makes another.
+    fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
 
@@ -293,6 +304,25 @@ fn run_native(program: &Path, process: &GuestProcess) -> NotExecuted {
     init::reset_signals();
     let Err(errno) = nix::unistd::execve(&path, &args, &environment);
     failed(errno)
+}
+
+/// The home directory of a user by the container's `/etc/passwd`; `/`, as for runc, if that does not
+/// say.
+fn home_of(uid: u32) -> String {
+    libcontainer::utils::get_user_home(uid)
+        .filter(|home| !home.as_os_str().is_empty())
+        .map_or_else(
+            || "/".to_owned(),
+            |home| home.to_string_lossy().into_owned(),
+        )
+}
+
+/// In runc's words, which clients know.
+pub(crate) fn cannot_enter(cwd: &Path, errno: Errno) -> String {
+    format!(
+        "chdir to cwd ({cwd:?}) failed: {}",
+        errno.desc().to_lowercase()
+    )
 }
 
 fn complain(message: &str) {

@@ -5,20 +5,18 @@
 //! So its container is built without the kernel's file systems ([`restrict`]), and once it is
 //! built, what came in through a volume is unmounted and no device of any mount can be opened
 //! any more ([`seal`]). The kernel enforces both, whatever path the guest takes.
-// setns and mount_setattr have no safe form.
+// mount_setattr has no safe form.
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use lighter_core::Failure;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::CloneFlags;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::guest_privileges;
+use crate::{guest_privileges, namespace};
 
 /// File systems that show or steer the kernel, by the names of /proc/filesystems.
 const KERNEL_FILE_SYSTEMS: &[&str] = &[
@@ -122,14 +120,10 @@ pub(crate) fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
 /// Works in that process's mount namespace and comes back: only for a forked operation, which
 /// has one thread.
 pub(crate) fn seal(pid: i32) -> Result<(), Failure> {
-    let own = open("/proc/self/ns/mnt")?;
     let table_path = format!("/proc/{pid}/mountinfo");
     let table =
         std::fs::read_to_string(&table_path).map_err(|error| failed(&table_path, &error))?;
-    enter(&open(&format!("/proc/{pid}/ns/mnt"))?)?;
-    let sealed = seal_here(&table);
-    enter(&own)?;
-    sealed?;
+    namespace::within(pid, CloneFlags::CLONE_NEWNS, || seal_here(&table))?;
     let table =
         std::fs::read_to_string(&table_path).map_err(|error| failed(&table_path, &error))?;
     match kernel_mounts(&table).first() {
@@ -154,14 +148,6 @@ fn seal_here(table: &str) -> Result<(), Failure> {
     forbid_devices().map_err(|error| failed("mount_setattr", &error))?;
     remove_device_nodes(table);
     Ok(())
-}
-
-fn open(path: &str) -> Result<File, Failure> {
-    File::open(path).map_err(|error| failed(path, &error))
-}
-
-fn enter(namespace: &File) -> Result<(), Failure> {
-    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS).map_err(|error| failed("setns", &error))
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {

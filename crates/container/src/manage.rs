@@ -10,6 +10,7 @@ use lighter_core::{ContainerId, ErrorClass, Failure, STATE_ROOT};
 use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
+use crate::spec_file::load_spec;
 use crate::{cgroup_files, counters, rootfs};
 
 /// Which container, and where its files are.
@@ -84,12 +85,10 @@ impl ContainerLocation {
     pub(crate) fn cgroup_path(&self) -> Option<PathBuf> {
         let path = match YoukiConfig::load(self.state()) {
             Ok(config) => Some(config.cgroup_path),
-            Err(_) => Spec::load(self.bundle.join("config.json"))
-                .ok()
-                .and_then(|spec| {
-                    let path = spec.linux().as_ref()?.cgroups_path().clone();
-                    Some(path.unwrap_or_else(|| self.default_cgroup_path()))
-                }),
+            Err(_) => load_spec(&self.bundle).ok().and_then(|(spec, _)| {
+                let path = spec.linux().as_ref()?.cgroups_path().clone();
+                Some(path.unwrap_or_else(|| self.default_cgroup_path()))
+            }),
         };
         path.filter(|path| path.file_name().is_some())
     }

@@ -97,6 +97,11 @@ impl<'a> ContainerTree<'a> {
         Ok(tree)
     }
 
+    /// The paths that the mounts of the spec cover, in its order.
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = &Path> {
+        self.mounts.iter().map(|(covered, _)| covered.as_path())
+    }
+
     /// Where `path` leads in the container. What does not exist is no link.
     pub(crate) fn find(&self, path: &Path) -> Result<Place<'a>, Failure> {
         let mut found = PathBuf::from("/");

@@ -9,8 +9,12 @@ use oci_spec::runtime::{Mount, MountBuilder, Spec};
 
 use crate::cgroup_files::{is_unified, plain_path};
 use crate::guest_view::mount_points;
-use crate::mount_points::is_read_only;
+use crate::late_mounts::LateMounts;
+use crate::mount_points::{ContainerTree, is_bind, is_read_only};
 use crate::{devices, limits};
+
+/// Where nothing of an image is.
+const KERNEL_DIRECTORIES: [&str; 3] = ["/dev", "/proc", "/sys"];
 
 /// The controllers of cgroup v1 that libcgroups makes cgroups for.
 const CONTROLLERS: [&str; 12] = [
@@ -28,30 +32,115 @@ const CONTROLLERS: [&str; 12] = [
     "pids",
 ];
 
-/// The spec with what libcontainer refuses or gets wrong said in another way. Nothing if there
-/// is no such thing in it.
-pub(crate) fn adapt(spec: &Spec) -> Result<Option<Spec>, Failure> {
+/// The spec with what libcontainer refuses or gets wrong said in another way, and the work that is left
+/// when it has made the container. No spec if there is no such thing in it.
+///
+/// `is_cwd_late` says that the working directory is in a tmpfs, which is not there yet.
+pub(crate) fn adapt(
+    spec: &Spec,
+    tree: &ContainerTree<'_>,
+    is_cwd_late: bool,
+) -> Result<(Option<Spec>, LateMounts), Failure> {
     let mut adapted = spec.clone();
-    adapt_propagation(&mut adapted);
+    adapt_destinations(&mut adapted, tree);
+    adapt_mount_options(&mut adapted);
+    let late = LateMounts::take(&mut adapted, is_cwd_late);
+    adapt_readonly_paths(&mut adapted, tree)?;
     adapt_privileges(&mut adapted);
     adapt_cgroup_mounts(&mut adapted)?;
     devices::adapt(&mut adapted)?;
     limits::adapt(&mut adapted)?;
-    Ok((adapted != *spec).then_some(adapted))
+    Ok(((adapted != *spec).then_some(adapted), late))
 }
 
-/// Kubernetes asks for `rslave` and `rshared` when a pod has volumes with mount propagation;
-/// libcontainer knows them without their r, and takes them recursively.
-fn adapt_propagation(spec: &mut Spec) {
-    let Some(mut linux) = spec.linux().clone() else {
+/// Names mount points by where they are, without links of the image.
+///
+/// libcontainer fails for one behind a link that dangles (an image's `/etc/resolv.conf` that leads into
+/// `/run`) or that climbs above `/`; runc stays in the rootfs. Those of procfs and sysfs stay as they
+/// are: both refuse a link there.
+fn adapt_destinations(spec: &mut Spec, tree: &ContainerTree<'_>) {
+    let Some(mut mounts) = spec.mounts().clone() else {
         return;
     };
-    let plain = match linux.rootfs_propagation().as_deref() {
-        Some(name @ ("rslave" | "rshared" | "rprivate" | "runbindable")) => name[1..].to_owned(),
-        _ => return,
+    for (mount, destination) in mounts.iter_mut().zip(tree.destinations()) {
+        if !matches!(mount.typ().as_deref(), Some("proc" | "sysfs")) {
+            mount.set_destination(destination.to_owned());
+        }
+    }
+    spec.set_mounts(Some(mounts));
+}
+
+/// Says options that libcontainer drops in words that reach the kernel.
+///
+/// `nosymfollow` is known to it only for whole trees. `sync` and `dirsync` are flags of a file system,
+/// which it passes as parameters of it (fsconfig(2)) if they look like one; a bind mount has none.
+fn adapt_mount_options(spec: &mut Spec) {
+    let Some(mut mounts) = spec.mounts().clone() else {
+        return;
     };
-    linux.set_rootfs_propagation(Some(plain));
-    spec.set_linux(Some(linux));
+    for mount in &mut mounts {
+        let is_bind = is_bind(mount);
+        let Some(mut options) = mount.options().clone() else {
+            continue;
+        };
+        for option in &mut options {
+            let said = match option.as_str() {
+                "nosymfollow" => "rnosymfollow",
+                "symfollow" => "rsymfollow",
+                "sync" if !is_bind => "sync=1",
+                "dirsync" if !is_bind => "dirsync=1",
+                _ => continue,
+            };
+            *option = said.to_owned();
+        }
+        mount.set_options(Some(options));
+    }
+    spec.set_mounts(Some(mounts));
+}
+
+/// Has the `readonlyPaths` of the rootfs bound to themselves read-only, and nothing else: libcontainer
+/// makes them noexec, nosuid and nodev, too, so that a program below one does not run.
+///
+/// Those of the kernel's file systems are that anyway. One in a volume stays with libcontainer: whoever
+/// can change the volume could have another path bound.
+fn adapt_readonly_paths(spec: &mut Spec, tree: &ContainerTree<'_>) -> Result<(), Failure> {
+    let Some(mut linux) = spec.linux().clone() else {
+        return Ok(());
+    };
+    let mut kept = Vec::new();
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for path in linux.readonly_paths().clone().unwrap_or_default() {
+        let is_kernels = KERNEL_DIRECTORIES
+            .iter()
+            .any(|directory| Path::new(&path).starts_with(directory));
+        if is_kernels {
+            kept.push(path);
+            continue;
+        }
+        let place = tree.find(Path::new(&path))?;
+        let Some(source) = tree.on_host(&place.path).filter(|_| place.mount.is_none()) else {
+            kept.push(path);
+            continue;
+        };
+        // As for runc, what is not there needs no protection.
+        if source.exists() {
+            let options = ["rbind", "ro"].map(ToOwned::to_owned);
+            let mount = MountBuilder::default()
+                .destination(place.path)
+                .typ("bind")
+                .source(source)
+                .options(options)
+                .build()
+                .map_err(|error| Failure::from_error(ErrorClass::Internal, &error))?;
+            mounts.push(mount);
+        }
+    }
+    if linux.readonly_paths().iter().flatten().count() != kept.len() {
+        linux.set_readonly_paths(Some(kept));
+        spec.set_linux(Some(linux));
+        spec.set_mounts(Some(mounts));
+    }
+    Ok(())
 }
 
 /// `noNewPrivileges: false` means what no word means, but libcontainer then loads the seccomp
@@ -238,11 +327,107 @@ mod tests {
                 .build()
                 .unwrap()
         };
-        assert_eq!(adapt(&spec("shared", true)).unwrap(), None);
-        let adapted = adapt(&spec("rslave", false)).unwrap().unwrap();
+        let rootfs = tempfile::tempdir().unwrap();
+        let adapt = |spec: &Spec| {
+            let tree = ContainerTree::new(spec, rootfs.path()).unwrap();
+            adapt(spec, &tree, false).unwrap()
+        };
+        assert_eq!(adapt(&spec("shared", true)).0, None);
+        let adapted = adapt(&spec("rslave", false)).0.unwrap();
         let process = adapted.process().clone().unwrap();
         assert_eq!(process.no_new_privileges(), None);
         let linux = adapted.linux().clone().unwrap();
         assert_eq!(linux.rootfs_propagation().as_deref(), Some("slave"));
+    }
+
+    fn mount(destination: &str, kind: &str, options: &[&str]) -> Mount {
+        MountBuilder::default()
+            .destination(destination)
+            .typ(kind)
+            .source("/source")
+            .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn mount_points_are_named_without_links() {
+        let rootfs = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(rootfs.path().join("etc")).unwrap();
+        let link = |target: &str, at: &str| {
+            std::os::unix::fs::symlink(target, rootfs.path().join(at)).unwrap();
+        };
+        link("../run/systemd/resolv.conf", "etc/resolv.conf");
+        link("../../../../climbs", "up");
+        let spec = oci_spec::runtime::SpecBuilder::default()
+            .mounts(vec![
+                mount("/etc/resolv.conf", "bind", &["bind"]),
+                mount("/up/a", "tmpfs", &[]),
+            ])
+            .build()
+            .unwrap();
+        let tree = ContainerTree::new(&spec, rootfs.path()).unwrap();
+        let adapted = adapt(&spec, &tree, false).unwrap().0.unwrap();
+        let destinations: Vec<_> = adapted
+            .mounts()
+            .iter()
+            .flatten()
+            .map(|mount| mount.destination().clone())
+            .collect();
+        assert_eq!(
+            destinations,
+            ["/run/systemd/resolv.conf", "/climbs/a"].map(std::path::PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn options_reach_the_kernel() {
+        let options = |kind: &str| {
+            let mut spec = oci_spec::runtime::SpecBuilder::default()
+                .mounts(vec![mount(
+                    "/a",
+                    kind,
+                    &["nosymfollow", "sync", "dirsync", "ro"],
+                )])
+                .build()
+                .unwrap();
+            adapt_mount_options(&mut spec);
+            let mounts = spec.mounts().clone().unwrap();
+            mounts[0].options().clone().unwrap()
+        };
+        assert_eq!(
+            options("tmpfs"),
+            ["rnosymfollow", "sync=1", "dirsync=1", "ro"]
+        );
+        assert_eq!(options("bind"), ["rnosymfollow", "sync", "dirsync", "ro"]);
+    }
+
+    #[test]
+    fn readonly_paths_of_the_rootfs_are_only_read_only() {
+        let rootfs = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(rootfs.path().join("opt/tools")).unwrap();
+        std::os::unix::fs::symlink("/opt", rootfs.path().join("link")).unwrap();
+        let paths = ["/proc/sys", "/link/tools", "/missing", "/volume/a"];
+        let linux = oci_spec::runtime::LinuxBuilder::default()
+            .readonly_paths(paths.map(ToOwned::to_owned))
+            .build()
+            .unwrap();
+        let spec = oci_spec::runtime::SpecBuilder::default()
+            .mounts(vec![mount("/volume", "bind", &["bind"])])
+            .linux(linux)
+            .build()
+            .unwrap();
+        let tree = ContainerTree::new(&spec, rootfs.path()).unwrap();
+        let mut adapted = spec.clone();
+        adapt_readonly_paths(&mut adapted, &tree).unwrap();
+        let kept = adapted.linux().clone().unwrap().readonly_paths().clone();
+        assert_eq!(kept.unwrap(), ["/proc/sys", "/volume/a"]);
+        let mounts = adapted.mounts().clone().unwrap();
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[1].destination(), Path::new("/opt/tools"));
+        assert_eq!(
+            mounts[1].source().as_deref(),
+            Some(rootfs.path().join("opt/tools").as_path())
+        );
     }
 }

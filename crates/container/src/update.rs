@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use libcgroups::common::{AnyCgroupManager, CgroupManager, ControllerOpt};
 use libcgroups::v1::ControllerType;
 use lighter_core::{ErrorClass, Failure};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::LinuxResources;
 
 use crate::cgroup_files::{folder, is_unified};
 use crate::manage::ContainerLocation;
+use crate::spec_file::load_spec;
 use crate::{devices, limits, memory_limit};
 
 /// Files that an update may write, by cgroup version and controller. Those that bound each
@@ -120,7 +121,7 @@ pub fn update(location: &ContainerLocation, resources: &[u8]) -> Result<(), Fail
 }
 
 fn oom_killer_is_disabled(location: &ContainerLocation) -> bool {
-    let spec = Spec::load(location.bundle.join("config.json")).ok();
+    let spec = load_spec(&location.bundle).ok().map(|(spec, _)| spec);
     spec.as_ref()
         .and_then(|spec| spec.linux().as_ref()?.resources().as_ref())
         .and_then(|resources| resources.memory().as_ref()?.disable_oom_killer())

@@ -2,6 +2,7 @@
 //! private folder.
 
 mod bad_input;
+mod bundles;
 mod command_line;
 mod composition;
 mod debugging;
