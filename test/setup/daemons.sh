@@ -7,6 +7,7 @@
 #                                                docker-init
 #   $LIGHTER_CACHE/daemons/buildx-0.x.y/         docker's plugin for builds
 #   $LIGHTER_CACHE/daemons/registry-2.x.y/       docker-registry, and crane
+#   $LIGHTER_CACHE/daemons/runc-1.x.y/           runc 1.3 or later, with the libraries that it needs
 #
 # They are packages of later suites of the archive that this machine's apt already uses, got
 # and verified by apt in a private root; the machine's own sources stay as they are. Those
@@ -29,7 +30,7 @@ have() {
 }
 
 if have 'containerd-[2-9].*' && have 'containerd-1.7.*' && have 'docker-*' &&
-    have 'buildx-*' && have 'registry-*'; then
+    have 'buildx-*' && have 'registry-*' && have 'runc-*'; then
     exit 0
 fi
 
@@ -138,6 +139,8 @@ docker=$(newest docker.io '^(28\.[5-9]|28\.[0-9]{2,}|29|[3-9][0-9])\.')
 
 buildx=$(newest docker-buildx '^0\.')
 registry=$(newest docker-registry '^2\.')
+runc=$(newest runc '^1\.([3-9]|[0-9]{2,})\.')
+[ -n "$runc" ] || fail "no runc 1.3 or later in ${suites[*]}, only: $(newest runc .)"
 [ -n "$buildx" ] || fail "no docker-buildx in ${suites[*]}"
 [ -n "$registry" ] || fail "no docker-registry 2 in ${suites[*]}, only: $(newest docker-registry .)"
 
@@ -168,4 +171,25 @@ folder=registry-$(upstream "$registry")
 if ! have "$folder"; then
     unpack "$folder" "docker-registry=$registry" crane
     finish "$folder" usr/bin/docker-registry usr/bin/crane
+fi
+
+folder=runc-$(upstream "$runc")
+if ! have "$folder"; then
+    # It needs a newer C library, and executes itself once more, so that no loader can be named: it sees
+    # its own libraries in the places of this system's.
+    unpack "$folder" "runc=$runc" libc6 libseccomp2
+    mv "$work/$folder/usr/sbin/runc" "$work/$folder/usr/sbin/runc.bin"
+    cat >"$work/$folder/usr/sbin/runc" <<'EOS'
+#!/bin/busybox sh
+root=$(busybox realpath "$(busybox dirname "$0")/../..")
+export root
+exec unshare --mount --propagation slave /bin/busybox sh -c '
+    libraries=/usr/lib/x86_64-linux-gnu
+    for file in libc.so.6 libseccomp.so.2 ld-linux-x86-64.so.2; do
+        /bin/busybox mount --bind "$root$libraries/$file" "$(/bin/busybox realpath "$libraries/$file")"
+    done
+    exec "$root/usr/sbin/runc.bin" "$@"' runc "$@"
+EOS
+    chmod 755 "$work/$folder/usr/sbin/runc"
+    finish "$folder" usr/sbin/runc
 fi

@@ -1,0 +1,1 @@
+//! Compares what containers see with what they see under others.
