@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use lighter_core::Failure;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
+use percent_encoding::percent_decode_str;
 
 use crate::fork::{fork_sibling, place_descriptors};
 use crate::init::reset_signals;
@@ -84,15 +85,21 @@ pub(crate) fn start(uri: &str, location: &ContainerLocation) -> Result<Logger, F
 }
 
 /// The program in a `binary://` URI, and its arguments, itself first.
-fn command(uri: &str) -> Result<(String, Vec<String>), Failure> {
+///
+/// # Errors
+/// The URI does not name a file by its absolute path.
+pub fn command(uri: &str) -> Result<(String, Vec<String>), Failure> {
     let malformed = || {
         Failure::invalid(format!(
             "the logger's URI {uri:?} is malformed: it has to be binary:///PATH"
         ))
     };
     let rest = uri.strip_prefix("binary://").ok_or_else(malformed)?;
+    let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let program = percent_decode(path);
+    // A path is no form: `&`, `=` and `+` stand for themselves (RFC 3986, section 3.3).
+    let program = percent_decode_str(path).decode_utf8();
+    let program = program.map_err(|_| malformed())?.into_owned();
     if !program.starts_with('/') {
         return Err(malformed());
     }
@@ -103,16 +110,11 @@ fn command(uri: &str) -> Result<(String, Vec<String>), Failure> {
             args.push(value.into_owned());
         }
     }
+    // execve takes none.
+    if args.iter().any(|arg| arg.contains('\0')) {
+        return Err(malformed());
+    }
     Ok((program, args))
-}
-
-/// A path has the encoding of a query's value, but for the plus sign.
-fn percent_decode(path: &str) -> String {
-    let query = format!("{}=", path.replace('+', "%2B"));
-    form_urlencoded::parse(query.as_bytes())
-        .next()
-        .map(|(name, _)| name.into_owned())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -127,8 +129,26 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_no_form() {
+        for (uri, path) in [
+            ("binary:///opt/a&b", "/opt/a&b"),
+            ("binary:///opt/a=b?c", "/opt/a=b"),
+            ("binary:///opt/%26%23%3F#fragment", "/opt/&#?"),
+        ] {
+            assert_eq!(command(uri).unwrap().0, path);
+        }
+    }
+
+    #[test]
     fn what_is_no_path_is_refused() {
-        for uri in ["binary://host/path", "binary:logger", "binary://"] {
+        for uri in [
+            "binary://host/path",
+            "binary:logger",
+            "binary://",
+            "binary:///a%00b",
+            "binary:///a?b=%00",
+            "binary:///a%FF",
+        ] {
             assert!(command(uri).is_err(), "{uri}");
         }
     }
