@@ -17,7 +17,7 @@ const TITLE: &str = "\nlighter artifact 1";
 
 /// What an artifact says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trailer {
+pub struct Trailer {
     pub(super) key: Key,
     pub(super) world: World,
     /// Length of the Wasm file.
@@ -36,12 +36,13 @@ pub(super) struct Trailer {
 }
 
 impl Trailer {
-    pub(super) fn written_at(&self) -> SystemTime {
+    /// When it was written.
+    pub fn written_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.written)
     }
 
     /// The trailer as it stands in the file.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{TITLE}\n");
         for (name, value) in [
             ("key", self.key.to_string()),
@@ -63,22 +64,31 @@ impl Trailer {
     }
 
     /// Reads what [`Trailer::bytes`] has written.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let values: BTreeMap<&str, &str> = text
             .strip_prefix(TITLE)?
+            .strip_prefix('\n')?
             .lines()
             .filter_map(|line| line.split_once(' '))
             .collect();
         let number = |name: &str| values.get(name)?.parse().ok();
+        let hexadecimal = |name: &str, digits| {
+            let value = *values.get(name)?;
+            let fits = value.len() == digits && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+            fits.then(|| value.to_owned())
+        };
+        let written = number("written")?;
+        // A damaged one may have more seconds than the clock.
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(written))?;
         Some(Self {
             key: Key::parse(values.get("key")?)?,
             world: World::from_name(values.get("world")?)?,
             source_bytes: number("source-bytes")?,
             code_bytes: number("code-bytes")?,
-            checksum: (*values.get("checksum")?).to_owned(),
-            engine: (*values.get("engine")?).to_owned(),
-            written: number("written")?,
+            checksum: hexadecimal("checksum", 64)?,
+            engine: hexadecimal("engine", 16)?,
+            written,
             milliseconds: number("milliseconds")?,
         })
     }
@@ -100,7 +110,7 @@ mod tests {
                 code_bytes: u64::MAX,
                 checksum: "f".repeat(64),
                 engine: "0".repeat(16),
-                written: u64::MAX,
+                written: i64::MAX as u64,
                 milliseconds: u64::MAX,
             };
             let bytes = trailer.bytes();
@@ -109,6 +119,17 @@ mod tests {
             assert_eq!(Trailer::parse(&bytes[1..]), None);
             assert_eq!(Trailer::parse(&bytes[..300]), None);
             assert_eq!(Trailer::parse(&vec![0; LENGTH as usize]), None);
+            let text = String::from_utf8(bytes).unwrap();
+            let never = text.replace(&i64::MAX.to_string(), &u64::MAX.to_string());
+            assert_eq!(Trailer::parse(never.as_bytes()), None);
+            for (whole, damaged) in [
+                ("artifact 1", "artifact 12"),
+                ("checksum f", "checksum \r"),
+                ("engine 0", "engine "),
+            ] {
+                let damaged = text.replace(whole, damaged);
+                assert_eq!(Trailer::parse(damaged.as_bytes()), None);
+            }
         }
     }
 }
