@@ -36,12 +36,15 @@ pub fn table(rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
-        let line: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text.push_str(line.join("  ").trim_end());
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            line.push_str(cell);
+            if column + 1 < row.len() {
+                // The width of a format has 16 bits, and a cell may be longer.
+                line.push_str(&" ".repeat(width - cell.chars().count() + 2));
+            }
+        }
+        text.push_str(line.trim_end());
         text.push('\n');
     }
     text
@@ -68,5 +71,8 @@ mod tests {
         let rows = [["a", "bb", "c"], ["aaa", "b", ""]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "a    bb  c\naaa  b\n");
         assert_eq!(table(&[]), "");
+        let long = "x".repeat(70_000);
+        let rows = [[long.as_str(), "a"], ["b", &long]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows).len(), 70_000 + 4 + 70_002 + 70_001);
     }
 }

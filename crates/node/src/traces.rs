@@ -114,7 +114,7 @@ async fn receive(listener: &UnixDatagram, queue: &mpsc::Sender<Received>) -> io:
             },
             None => Received {
                 datagram: None,
-                lost: lost + 1,
+                lost: lost.saturating_add(1),
             },
         };
         match queue.try_send(received) {
@@ -133,7 +133,9 @@ struct Received {
 impl Received {
     fn spans(&self) -> u64 {
         let datagram = self.datagram.as_ref();
-        let spans = datagram.map_or(0, |datagram| datagram.spans.len() as u64 + datagram.lost);
+        let spans = datagram.map_or(0, |datagram| {
+            (datagram.spans.len() as u64).saturating_add(datagram.lost)
+        });
         spans.saturating_add(self.lost)
     }
 }
