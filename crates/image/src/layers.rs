@@ -7,6 +7,7 @@
 
 mod digest;
 
+use std::collections::HashSet;
 use std::fmt;
 
 use oci_spec::image::{ANNOTATION_TITLE, Arch, Descriptor, ImageIndex, ImageManifest, Os};
@@ -353,14 +354,12 @@ impl Manifest {
         wanted: Wanted<'_>,
         compose: Option<bool>,
     ) -> Result<Option<Program>, FormError> {
-        let mut wasm: Vec<&Layer> = Vec::new();
-        for layer in &self.layers {
-            if media_type::is_wasm(&layer.media_type)
-                && !wasm.iter().any(|other| other.content == layer.content)
-            {
-                wasm.push(layer);
-            }
-        }
+        let mut seen = HashSet::new();
+        let wasm: Vec<&Layer> = self
+            .layers
+            .iter()
+            .filter(|layer| media_type::is_wasm(&layer.media_type) && seen.insert(&layer.content))
+            .collect();
         let asked = wanted.name();
         let (name, export) = match asked.and_then(|name| name.rsplit_once('#')) {
             Some((name, export)) if !export.is_empty() => (Some(name), Some(export)),

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::{FormError, short};
 
 /// Bytes by their SHA-256 and their length, as a descriptor promises them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Content {
     sha256: String,
     size: u64,

@@ -218,6 +218,23 @@ fn more_layers_than_anybody_composes_are_refused() {
     assert_eq!(of(65), Err(FormError::ManyComposed(65)));
 }
 
+/// A manifest of 4 MiB has so many.
+#[test]
+fn layers_without_end_are_searched_at_once() {
+    let layers: Vec<Value> = (0..25_000)
+        .map(|number| {
+            let digest = format!("sha256:{number:064x}");
+            json!({ "mediaType": media_type::WASM, "digest": digest, "size": 8 })
+        })
+        .collect();
+    let manifest = parsed(&manifest(&layers)).unwrap();
+    let begin = std::time::Instant::now();
+    let error = manifest.program(Wanted::Exec("app.wasm"), None);
+    assert!(matches!(error, Err(FormError::NoSuchLayer { .. })));
+    let took = begin.elapsed();
+    assert!(took < std::time::Duration::from_millis(500), "{took:?}");
+}
+
 #[test]
 fn an_exec_has_to_name_the_layer() {
     let only = [layer(1, media_type::WASM, Some("app.wasm"))];
