@@ -21,7 +21,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard fuzz lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -139,8 +139,15 @@ dashboard: test-build ## Draw the dashboard of a real run, with a real Prometheu
 	@test/setup/packages.sh prometheus wrk
 	cargo run --release --locked -p lighter-dashboard -- prometheus deploy/grafana/lighter.json docs/dashboard.svg
 
+# FUZZ=... picks of the targets, which are the files in test/fuzz/fuzz_targets.
+SECONDS ?= 60
+
+fuzz: packages ## Fuzz what parses untrusted bytes, SECONDS=60 in all
+	@test/fuzz/run.sh $(SECONDS) $(FUZZ)
+
 lint: packages ## Check formatting, clippy and the rules for dependencies
 	cargo fmt --all --check
+	cargo fmt --manifest-path test/fuzz/Cargo.toml --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo clippy --release --locked --workspace --test kubernetes -- -D warnings
 	$(MAKE) deny
@@ -153,6 +160,7 @@ CARGO_DENY := 0.18.9
 
 fmt: ## Format the code
 	cargo fmt --all
+	cargo fmt --manifest-path test/fuzz/Cargo.toml
 
 clean: ## Remove what was built; the cache with daemons and guests stays
 	cargo clean

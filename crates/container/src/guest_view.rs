@@ -157,7 +157,7 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
 }
 
 /// Mount points of kernel file systems in a mountinfo table, the innermost first.
-fn kernel_mounts(table: &str) -> Vec<PathBuf> {
+pub fn kernel_mounts(table: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = table
         .lines()
         .filter(|line| KERNEL_FILE_SYSTEMS.contains(&file_system(line)))
@@ -168,7 +168,7 @@ fn kernel_mounts(table: &str) -> Vec<PathBuf> {
 }
 
 /// All mount points in a mountinfo table, in its order.
-pub(crate) fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
+pub fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
     table.lines().filter_map(mount_point)
 }
 

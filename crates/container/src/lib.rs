@@ -54,6 +54,8 @@ pub use create::{CreateRequest, create};
 pub use exec::{ExecRequest, exec};
 pub use executor::{Guest, GuestContext, GuestProcess, Workload};
 pub use fork::{Operation, ShimLink, pin_name_service};
+pub use guest_view::{kernel_mounts, mount_points};
+pub use logger::command as logger_command;
 pub use manage::{ContainerLocation, pause, pids, remove, resume, signal_all, start};
 pub use memory_limit::MemoryLimit;
 pub use rootfs::mount_options;

@@ -146,8 +146,12 @@ fn shown(recorded: &Recorded) -> Result<String, String> {
         let path = recorded.folder.join(tool.file());
         text.push_str(&format!("{tool}: {}, {}\n", path.display(), size(*bytes)));
         let summary = match tool {
-            Tool::CoreDump => core_dump::summary(&path),
-            Tool::Profile => profile::summary(&path),
+            Tool::CoreDump => read(&path, core_dump::MAX_BYTES).and_then(|bytes| {
+                core_dump::summary(&bytes)
+                    .map_err(|error| format!("it is no whole core dump: {error}"))
+            }),
+            Tool::Profile => read(&path, profile::MAX_BYTES)
+                .map(|bytes| profile::summary(&String::from_utf8_lossy(&bytes))),
         };
         let summary = summary.map_err(|error| format!("{}: {error}", path.display()))?;
         // Names in it are the guest's: none may steer the terminal.

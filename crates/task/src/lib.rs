@@ -32,3 +32,4 @@ pub use runtime::{CreateTask, ExecTask, Runtime, Target};
 pub use runtime_options::{are_options as are_runtime_options, of as runtime_options};
 pub use server::serve;
 pub use spans::SpanSender;
+pub use traced::container as request_container;

@@ -74,7 +74,7 @@ fn parent(metadata: &HashMap<String, Vec<String>>) -> Option<TraceContext> {
 }
 
 /// The container: all requests of the task API have its id as their first field.
-fn container(payload: &[u8]) -> Option<String> {
+pub fn container(payload: &[u8]) -> Option<String> {
     let mut input = CodedInputStream::from_bytes(payload);
     let tag = input.read_raw_tag_or_eof().ok()??;
     let id = (tag == FIRST_STRING).then(|| input.read_string())?;

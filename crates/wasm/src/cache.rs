@@ -45,7 +45,6 @@ use self::folder::Folder;
 use self::key::Key;
 use self::lock::Lock;
 use self::sources::Known;
-use self::trailer::Trailer;
 use self::turns::Turn;
 use crate::classify::{World, classify};
 use crate::compile::{self, CompileError};
@@ -57,6 +56,8 @@ pub use self::care::{Details, Entry, Pruned};
 pub use self::error::{CacheError, FolderError};
 pub use self::job::{Detach, Job};
 pub use self::limits::CacheLimits;
+pub use self::sources::Known as KnownSource;
+pub use self::trailer::Trailer;
 pub use self::turns::Owner;
 
 /// How long a start waits until others have compiled the same program, and for its turn. A create

@@ -1,21 +1,18 @@
 //! What a core dump says at a glance.
 
-use std::path::Path;
-
 use lighter_wasm::debugging::TRAP_SECTION;
 use wasmparser::{KnownCustom, Parser, Payload};
 
 use crate::text::size;
 
 /// Bytes that are read of a dump: a linear memory of 32 bits, and as much of the rest.
-const MOST: u64 = 5 << 30;
+pub const MAX_BYTES: u64 = 5 << 30;
 
 /// The trap with its backtrace, and what else is in the dump.
-pub fn summary(path: &Path) -> Result<String, String> {
-    of(&super::read(path, MOST)?).map_err(|error| format!("it is no whole core dump: {error}"))
-}
-
-fn of(bytes: &[u8]) -> Result<String, wasmparser::BinaryReaderError> {
+///
+/// # Errors
+/// The bytes are no Wasm, or not all of it.
+pub fn summary(bytes: &[u8]) -> Result<String, wasmparser::BinaryReaderError> {
     let (mut trap, mut memory, mut dumped) = (String::new(), 0u64, 0);
     let (mut modules, mut frames) = (0, 0);
     for payload in Parser::new(0).parse_all(bytes) {
@@ -59,7 +56,7 @@ mod tests {
         /// A guest that took its process over wrote it.
         #[test]
         fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = of(&[b"\0asm\x01\0\0\0".as_slice(), &bytes].concat());
+            let _ = summary(&[b"\0asm\x01\0\0\0".as_slice(), &bytes].concat());
         }
     }
 
@@ -69,16 +66,16 @@ mod tests {
         let memory = [4, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40];
         let section = [&[5, 17, 2], memory.as_slice(), &memory].concat();
         let dump = [b"\0asm\x01\0\0\0".as_slice(), &section].concat();
-        let text = of(&dump).unwrap();
+        let text = summary(&dump).unwrap();
         assert!(text.contains(&size(u64::MAX)), "{text}");
     }
 
     #[test]
     fn what_is_cut_is_no_core_dump() {
-        assert!(of(b"\0asm\x01\0\0").is_err());
-        assert!(of(b"").is_err());
+        assert!(summary(b"\0asm\x01\0\0").is_err());
+        assert!(summary(b"").is_err());
         // The sections of names that a dump has, but nothing in them.
-        let empty = of(b"\0asm\x01\0\0\0").unwrap();
+        let empty = summary(b"\0asm\x01\0\0\0").unwrap();
         assert!(empty.contains("0 frames, 0 modules, 0 B"), "{empty}");
     }
 
@@ -91,7 +88,7 @@ mod tests {
         dump.extend(TRAP_SECTION.bytes());
         dump.extend(text);
         assert!(
-            of(&dump)
+            summary(&dump)
                 .unwrap()
                 .starts_with("lighter: /app.wasm trapped: x\n0 frames")
         );

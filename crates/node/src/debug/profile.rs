@@ -1,7 +1,6 @@
 //! Which functions a profile is about.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use crate::text::table;
 
@@ -9,13 +8,7 @@ use crate::text::table;
 const SHOWN: usize = 10;
 
 /// Bytes that are read of a profile: 10,000 stacks of 128 functions, and names of some length.
-const MOST: u64 = 256 << 20;
-
-/// The functions that most samples were taken in.
-pub fn summary(path: &Path) -> Result<String, String> {
-    let bytes = super::read(path, MOST)?;
-    Ok(of(&String::from_utf8_lossy(&bytes)))
-}
+pub const MAX_BYTES: u64 = 256 << 20;
 
 /// Samples in a function itself, and in it and what it calls.
 #[derive(Clone, Copy, Default)]
@@ -24,7 +17,8 @@ struct Samples {
     total: u64,
 }
 
-fn of(text: &str) -> String {
+/// The functions that most samples were taken in.
+pub fn summary(text: &str) -> String {
     let mut functions: BTreeMap<&str, Samples> = BTreeMap::new();
     let mut all = 0u64;
     for (stack, count) in text.lines().filter_map(parse) {
@@ -69,13 +63,13 @@ mod tests {
         /// A guest that took its process over wrote it.
         #[test]
         fn any_text_is_read_without_harm(text in "([a-c;]{0,6} [0-9]{1,20}\n){0,8}|.{0,100}") {
-            let _ = of(&text);
+            let _ = summary(&text);
         }
     }
 
     #[test]
     fn functions_are_ordered_by_their_own_time() {
-        let text = of("main;f 30\nmain;f;g 60\nmain;h;h 10\nbroken\n");
+        let text = summary("main;f 30\nmain;f;g 60\nmain;h;h 10\nbroken\n");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "100 samples");
         assert_eq!(
@@ -87,6 +81,6 @@ mod tests {
             ["30.0", "%", "90.0", "%", "f"]
         );
         assert!(lines[4].ends_with("10.0 %   h"), "{text}");
-        assert!(of("").starts_with("0 samples"));
+        assert!(summary("").starts_with("0 samples"));
     }
 }

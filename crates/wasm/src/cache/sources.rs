@@ -16,7 +16,7 @@ use crate::source::{Digest, Fingerprint};
 
 /// What there is to know of a Wasm binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub struct Known {
     /// SHA-256, as 64 hexadecimal digits.
     pub(super) digest: String,
     pub(super) world: World,
@@ -32,13 +32,14 @@ impl Known {
 
     /// One line: digest, world, and the beginning of the BLAKE3 of both, as a record may be
     /// cut or damaged when the machine stops.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let facts = format!("{} {}", self.digest, self.world.name());
         let check = check(&facts);
         format!("{facts} {check}\n")
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads what [`Known::text`] has written. A record that is damaged is none.
+    pub fn parse(text: &str) -> Option<Self> {
         let (facts, found) = text.strip_suffix('\n')?.rsplit_once(' ')?;
         let (digest, world) = facts.split_once(' ')?;
         (found == check(facts)).then_some(Self {
