@@ -26,12 +26,14 @@ ours=$(versions ../../Cargo.lock)
 differing=$(comm -23 <(echo "$own") <(echo "$ours") |
     awk 'NR == FNR { known[$1] = 1; next } $1 in known' <(echo "$ours") -)
 if [ -n "$differing" ]; then
-    echo "run.sh: test/fuzz/Cargo.lock has other versions than Cargo.lock (cargo update --precise):" >&2
+    echo "run.sh: test/fuzz/Cargo.lock has other versions than Cargo.lock; copy that one over it, and" \
+        "\`cargo metadata --manifest-path test/fuzz/Cargo.toml\` adds what is missing:" >&2
     echo "$differing" >&2
     exit 1
 fi
 
-# Not Lighter's own target directory: these flags would have everything built anew.
+# Not Lighter's own target directory: these flags, which take the place of those in .cargo, would have
+# everything built anew. libFuzzer cannot be in a static binary.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/../../target}/fuzz
 export RUSTFLAGS="-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
