@@ -1,6 +1,6 @@
 //! What the host offers to guests: WASI preview 1 to core modules, 0.2 and 0.3 to components.
 
-use wasmtime::{Caller, Engine, Linker, component};
+use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{I32Exit, p1, p2, p3};
 use wasmtime_wasi_config::WasiConfig;
 
@@ -12,9 +12,6 @@ use crate::options::Options;
 use crate::run::Guest;
 use crate::state::{Shared, State};
 
-/// The functions of preview 1 that would need sockets, which it has no way to open.
-const SOCKETS: [&str; 4] = ["sock_accept", "sock_recv", "sock_send", "sock_shutdown"];
-
 /// The functions for core modules.
 ///
 /// They are the asynchronous ones: the synchronous ones start a worker thread for each
@@ -25,7 +22,6 @@ pub(crate) fn module_linker(engine: &Engine) -> Result<Linker<State>, EngineErro
         .and_then(|()| {
             linker.allow_shadowing(true);
             add_exit(&mut linker)?;
-            refuse_sockets(&mut linker)?;
             #[cfg(feature = "wasi-nn")]
             crate::neural_network::add_to_module_linker(&mut linker)?;
             Ok(())
@@ -41,32 +37,6 @@ fn add_exit(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         "proc_exit",
         |status: i32| -> wasmtime::Result<()> { Err(I32Exit(status).into()) },
     )?;
-    Ok(())
-}
-
-/// Ends a guest that calls a socket function of preview 1, and says what works. Go's programs
-/// import them all and call them only for networking.
-fn refuse_sockets(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    for name in SOCKETS {
-        let ty = match name {
-            "sock_accept" => (3, 1),
-            "sock_recv" => (6, 1),
-            "sock_send" => (5, 1),
-            _ => (2, 1),
-        };
-        let i32s = |count| std::iter::repeat_n(wasmtime::ValType::I32, count);
-        let ty = wasmtime::FuncType::new(linker.engine(), i32s(ty.0), i32s(ty.1));
-        linker.func_new(
-            "wasi_snapshot_preview1",
-            name,
-            ty,
-            move |_: Caller<'_, State>, _, _| {
-                Err(wasmtime::Error::msg(format!(
-                    "it called `{name}`, but WASI preview 1 has no way to open a socket: build a component of WASI 0.2, which has wasi:sockets and wasi:http"
-                )))
-            },
-        )?;
-    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@ crate::tests![
     a_function_is_chosen_by_name,
     a_library_is_initialised_first,
     a_missing_function_is_named,
+    functions_of_sockets_answer_an_error,
 ];
 
 fn a_module_prints_and_returns() {
@@ -135,4 +136,57 @@ fn a_missing_function_is_named() {
 
     let outcome = node.text("(module)").run();
     assert!(outcome.stderr.contains("`_start`"), "{}", outcome.stderr);
+}
+
+/// Each says which of its calls, with a descriptor that is not there and with the folder `/`, did not
+/// answer EBADF and ENOTSOCK; its number is the exit status.
+fn functions_of_sockets_answer_an_error() {
+    const BADF: u32 = 8;
+    const NOTSOCK: u32 = 57;
+    let calls: String = [
+        ("sock_accept", "(i32.const 0) (i32.const 16)"),
+        (
+            "sock_recv",
+            "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 16) (i32.const 20)",
+        ),
+        (
+            "sock_send",
+            "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 16)",
+        ),
+        ("sock_shutdown", "(i32.const 3)"),
+    ]
+    .iter()
+    .flat_map(|(name, rest)| [(name, rest, 99, BADF), (name, rest, 3, NOTSOCK)])
+    .enumerate()
+    .map(|(number, (name, rest, descriptor, errno))| {
+        let status = number + 1;
+        format!(
+            "(if (i32.ne (call ${name} (i32.const {descriptor}) {rest}) (i32.const {errno}))
+                (then (call $proc_exit (i32.const {status}))))"
+        )
+    })
+    .collect();
+    let import = |name: &str, parameters: usize| {
+        let parameters = "i32 ".repeat(parameters);
+        format!(
+            r#"(import "wasi_snapshot_preview1" "{name}"
+                (func ${name} (param {parameters}) (result i32)))"#
+        )
+    };
+    let imports = [
+        import("sock_accept", 3),
+        import("sock_recv", 6),
+        import("sock_send", 5),
+        import("sock_shutdown", 2),
+    ]
+    .concat();
+    let text = format!(
+        r#"(module {imports}
+            (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+            (memory (export "memory") 1)
+            (func (export "_start") {calls}))"#
+    );
+    let outcome = Node::new().text(&text).run();
+    assert_eq!(outcome.stderr, "");
+    assert_eq!(outcome.status, 0);
 }
