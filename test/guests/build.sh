@@ -98,6 +98,14 @@ go_module() {
     GOTOOLCHAIN=local GOOS=wasip1 GOARCH=wasm "$go" build -trimpath -ldflags '-s -w' -o "$2" "$1"
 }
 
+zig_module() {
+    local work=$out/.zig.work
+    "$here/tools.sh" "$tools" zig &&
+        "$tools/zig/zig" build-exe "$1" -target wasm32-wasi -O ReleaseSmall -fstrip \
+            --cache-dir "$work" --global-cache-dir "$work" "-femit-bin=$2" &&
+        rm -rf "$work"
+}
+
 # python WORLD SOURCE OUT: of a copy, as Python leaves compiled code beside what it reads.
 python() {
     local work=$out/.python.work wit=$here/wit
@@ -175,6 +183,10 @@ done
 for source in "$here"/go/*.go; do
     name=$(basename "$source" .go)
     build "$name.wasm" "$source" -- go_module "$source"
+done
+for source in "$here"/zig/*.zig; do
+    name=$(basename "$source" .zig)
+    build "$name.wasm" "$source" "$here/zig/requirements.txt" -- zig_module "$source"
 done
 rust=$here/rust
 build http-rust.wasm "$rust"/Cargo.{toml,lock} "$rust/src/lib.rs" "$here/tools.sh" -- \

@@ -6,9 +6,10 @@
 #   tools.sh FOLDER node      jco, from npm
 #   tools.sh FOLDER rust      Rust with wasm32-wasip2, of the next Debian
 #   tools.sh FOLDER go        Go of the next Debian
+#   tools.sh FOLDER zig       Zig, from PyPI
 #
-# The versions of what is not Debian's, with checksums, are in python/requirements.txt and
-# javascript/package-lock.json.
+# The versions of what is not Debian's, with checksums, are in python/requirements.txt,
+# zig/requirements.txt and javascript/package-lock.json.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -113,8 +114,14 @@ go)
     debian golang-1.24-go golang-1.24-src
     wrapper go "env GOROOT=$into/usr/lib/go-1.24 $into/usr/lib/go-1.24/bin/go"
     ;;
+zig)
+    /usr/bin/python3 -m venv "$into"
+    "$into/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps \
+        --require-hashes -r "$here/zig/requirements.txt"
+    wrapper zig "$(echo "$into"/lib/python3*/site-packages/ziglang)/zig"
+    ;;
 *)
-    fail "no tool $tool: it is python, node, rust or go"
+    fail "no tool $tool: it is python, node, rust, go or zig"
     ;;
 esac
 touch "$into/.complete"

@@ -17,7 +17,7 @@ use crate::key_value::KeyValue;
 use crate::network;
 use crate::options::{Clocks, Options};
 use crate::outgoing::Outgoing;
-use crate::preopen::{is_root, preopens, top_level_folders};
+use crate::preopen::{is_root, other_folders, plain, preopens};
 use crate::run::Guest;
 use crate::spans::{Current, Spans};
 use crate::stdio::{Input, Output, ServiceOutput};
@@ -258,12 +258,13 @@ fn streams(builder: &mut WasiCtxBuilder) {
 }
 
 fn open_folders(builder: &mut WasiCtxBuilder, cwd: &str) -> wasmtime::Result<()> {
-    let top_level = if is_root(cwd) {
+    let cwd = plain(cwd);
+    let others = if is_root(&cwd) {
         Vec::new()
     } else {
-        top_level_folders()
+        other_folders(&cwd)
     };
-    for folder in preopens(cwd, &top_level) {
+    for folder in preopens(&cwd, &others) {
         // What may be written to is the kernel's decision, by mount flags and permissions.
         let added = builder.preopened_dir(&folder.path, &folder.name, FsPerms::ReadWrite);
         if let Err(error) = added

@@ -72,6 +72,83 @@ fn python_service() {
     service("http-python", "Hello from Python\n");
 }
 
+/// Runs a program in /work/in, and in none, with a relative and an absolute path of files.
+fn working_directory(name: &str, prefix: impl Fn(&str) -> String) {
+    let image = Image::wasm(name)
+        .file("/work/in/relative.txt", "in the directory\n", 0o644)
+        .file("/work/inner/absolute.txt", "beside it\n", 0o644);
+    let containerd = containerd_with(&image);
+    let program = format!("/{name}.wasm");
+    let run = |cwd: &str, paths: &[&str]| {
+        containerd
+            .run(&image)
+            .flags(["--cwd", cwd])
+            .arguments([&[program.as_str()], paths].concat())
+            .output()
+            .ok()
+    };
+    assert_eq!(
+        run("/work/in", &["relative.txt", "inner.txt"]),
+        prefix("/work/in") + "in the directory\nnone\n"
+    );
+    assert_eq!(
+        run("/", &["work/in/relative.txt"]),
+        prefix("/") + "in the directory\n"
+    );
+}
+
+#[test]
+fn go_has_the_working_directory() {
+    let cwd = |cwd: &str| format!("cwd: {cwd}\n");
+    working_directory("where-go", cwd);
+    // Paths that begin as the directory does, but are not in it.
+    let image = Image::wasm("where-go")
+        .file("/work/in/relative.txt", "", 0o644)
+        .file("/work/inner/absolute.txt", "beside it\n", 0o644)
+        .file("/etc/name", "elsewhere\n", 0o644);
+    let paths = [
+        "/work/inner/absolute.txt",
+        "../inner/absolute.txt",
+        "/etc/name",
+    ];
+    let output = containerd_with(&image)
+        .run(&image)
+        .flags(["--cwd", "/work/in"])
+        .arguments([&["/where-go.wasm"], paths.as_slice()].concat())
+        .output();
+    assert_eq!(
+        output.ok(),
+        cwd("/work/in") + "beside it\nbeside it\nelsewhere\n"
+    );
+}
+
+#[test]
+fn zig_has_the_working_directory() {
+    working_directory("where-zig", |_| String::new());
+}
+
+/// The others print the file that their first argument names, among other things.
+#[test]
+fn all_languages_have_the_working_directory() {
+    for (name, arguments) in [
+        ("files", ["read", "here.txt"].as_slice()),
+        ("files-component", &["read", "here.txt"]),
+        ("hello-go", &["here.txt"]),
+        ("python-cli", &["here.txt"]),
+        ("js-cli", &["here.txt"]),
+    ] {
+        let image = Image::wasm(name).file("/work/in/here.txt", "found it\n", 0o644);
+        let program = format!("/{name}.wasm");
+        let output = containerd_with(&image)
+            .run(&image)
+            .flags(["--cwd", "/work/in"])
+            .arguments([&[program.as_str()], arguments].concat())
+            .output();
+        let printed = output.ok();
+        assert!(printed.contains("found it"), "{name}: {printed}");
+    }
+}
+
 #[test]
 fn javascript_command() {
     command("js-cli", "Hello from JavaScript");
