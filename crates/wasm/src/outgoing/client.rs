@@ -13,13 +13,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Sleep, sleep};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::connector::{LookupError, Resolver};
-use super::{CONNECT, Times, trust};
+use super::connector::{InTime, LookupError, Resolver};
+use super::times::Times;
+use super::trust;
 use crate::options::NetworkOptions;
 
 /// How long a connection that nobody uses is kept.
@@ -35,7 +36,7 @@ const WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// Sends requests over connections that it keeps.
-pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector<Resolver>>, WasiBody>);
+pub(super) struct Client(legacy::Client<HttpsConnector<InTime>, WasiBody>);
 
 impl Client {
     /// # Errors
@@ -44,7 +45,6 @@ impl Client {
         let mut http = HttpConnector::new_with_resolver(Resolver(options));
         http.enforce_http(false);
         http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT));
         let tls = rustls::ClientConfig::builder_with_provider(
             rustls::crypto::ring::default_provider().into(),
         )
@@ -57,7 +57,7 @@ impl Client {
             .https_or_http()
             .enable_http1()
             .enable_http2()
-            .wrap_connector(http);
+            .wrap_connector(InTime(http));
         Ok(Self(
             legacy::Client::builder(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -75,19 +75,22 @@ impl Client {
 
     pub(super) async fn send(
         &self,
-        request: Request<WasiBody>,
+        mut request: Request<WasiBody>,
         times: Times,
     ) -> Result<Response<WasiBody>, Error> {
-        let response = tokio::time::timeout(times.head, self.0.request(request))
-            .await
-            .map_err(|_| Error::ConnectionReadTimeout)?
-            .map_err(translate)?;
+        let mut captured = capture_connection(&mut request);
+        let connected = async {
+            captured.wait_for_connection_metadata().await;
+        };
+        let response = InTime::scope(times.connect, self.0.request(request));
+        let response = times.head(response, connected).await?.map_err(translate)?;
         Ok(response.map(|body| TimedBody::new(body, times.between_bytes).boxed_unsync()))
     }
 }
 
 /// The error of `wasi:http` that says what a guest can know of this one.
 fn translate(error: legacy::Error) -> Error {
+    let is_connect = error.is_connect();
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(current) = cause {
         if let Some(lookup) = current.downcast_ref::<LookupError>() {
@@ -109,15 +112,17 @@ fn translate(error: legacy::Error) -> Error {
             // An error of TLS or of a look-up may be inside.
             let inner = io.get_ref().map(|inner| inner as &(dyn StdError + 'static));
             match (inner, io.kind()) {
+                (_, std::io::ErrorKind::TimedOut) if is_connect => return Error::ConnectionTimeout,
+                (_, std::io::ErrorKind::TimedOut) => return Error::ConnectionReadTimeout,
                 (Some(inner), _) => {
                     cause = Some(inner);
                     continue;
                 }
                 (None, std::io::ErrorKind::ConnectionRefused) => return Error::ConnectionRefused,
-                (None, std::io::ErrorKind::TimedOut) => return Error::ConnectionTimeout,
-                (None, std::io::ErrorKind::NetworkUnreachable) => {
-                    return Error::DestinationIpUnroutable;
-                }
+                (
+                    None,
+                    std::io::ErrorKind::NetworkUnreachable | std::io::ErrorKind::HostUnreachable,
+                ) => return Error::DestinationIpUnroutable,
                 (None, _) => return Error::ConnectionTerminated,
             }
         }
@@ -130,7 +135,8 @@ fn translate(error: legacy::Error) -> Error {
 struct TimedBody {
     body: Incoming,
     between_bytes: Duration,
-    deadline: Pin<Box<Sleep>>,
+    /// Of the part that is waited for. What the guest does meanwhile does not count.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl TimedBody {
@@ -138,7 +144,7 @@ impl TimedBody {
         Self {
             body,
             between_bytes,
-            deadline: Box::pin(tokio::time::sleep(between_bytes)),
+            deadline: None,
         }
     }
 }
@@ -152,18 +158,18 @@ impl Body for TimedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let deadline = Instant::now() + self.between_bytes;
-                self.deadline.as_mut().reset(deadline);
-                Poll::Ready(Some(Ok(frame)))
+            Poll::Ready(part) => {
+                self.deadline = None;
+                Poll::Ready(part.map(|part| part.map_err(Error::from)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => self
-                .deadline
-                .as_mut()
-                .poll(context)
-                .map(|()| Some(Err(Error::ConnectionReadTimeout))),
+            Poll::Pending => {
+                let time = self.between_bytes;
+                self.deadline
+                    .get_or_insert_with(|| Box::pin(sleep(time)))
+                    .as_mut()
+                    .poll(context)
+                    .map(|()| Some(Err(Error::ConnectionReadTimeout)))
+            }
         }
     }
 

@@ -1,13 +1,17 @@
-//! Looks names up, and leaves out the addresses that a guest may not reach.
+//! Looks names up, leaves out the addresses that a guest may not reach, and connects in time.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use tower_service::Service;
 
+use super::times::CONNECT;
 use crate::network;
 use crate::options::NetworkOptions;
 
@@ -54,5 +58,38 @@ impl Service<Name> for Resolver {
             }
             Ok(allowed.into_iter())
         })
+    }
+}
+
+tokio::task_local! {
+    /// The time for a connection of the request that this task sends.
+    static TIME: Duration;
+}
+
+/// Connects within the time of the request that asks for it. Each address of a name gets a part of
+/// that, so that one that does not answer leaves time for the next.
+#[derive(Clone)]
+pub(super) struct InTime(pub(super) HttpConnector<Resolver>);
+
+impl InTime {
+    /// Has the connections that `request` asks for made within `time`.
+    pub(super) fn scope<F: Future>(time: Duration, request: F) -> impl Future<Output = F::Output> {
+        TIME.scope(time, request)
+    }
+}
+
+impl Service<Uri> for InTime {
+    type Response = <HttpConnector<Resolver> as Service<Uri>>::Response;
+    type Error = <HttpConnector<Resolver> as Service<Uri>>::Error;
+    type Future = <HttpConnector<Resolver> as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let time = TIME.try_with(|time| *time).unwrap_or(CONNECT);
+        self.0.set_connect_timeout(Some(time));
+        self.0.call(uri)
     }
 }

@@ -6,12 +6,12 @@
 
 mod client;
 mod connector;
+mod times;
 mod trust;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use http::Request;
 use http::uri::Scheme;
@@ -19,16 +19,10 @@ use lighter_trace::OpenSpan;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use self::client::Client;
+use self::times::Times;
 use crate::network;
 use crate::options::NetworkOptions;
 use crate::spans::{Current, Spans, continue_in};
-
-/// Longest time for what a request waits for, whatever the guest says.
-const LONGEST: Duration = Duration::from_secs(600);
-/// Time for a connection, unless the guest says otherwise.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Time for the first byte of a response, and between two of its parts.
-const WAIT: Duration = Duration::from_secs(60);
 
 /// Bytes of a body that are copied out of a guest at a time. Two or three such parts can wait for a
 /// peer that reads slowly, for each request and response: Wasmtime's default of 1 MiB would soon fill a
@@ -49,26 +43,6 @@ struct Inner {
     /// A file of certificates that are trusted instead of the image's.
     trusted: Option<PathBuf>,
     client: OnceLock<Client>,
-}
-
-/// How long the parts of a request may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Times {
-    /// Until the head of the response: a connection and the first byte.
-    head: Duration,
-    between_bytes: Duration,
-}
-
-impl Times {
-    fn of(options: Option<RequestOptions>) -> Self {
-        let options = options.unwrap_or_default();
-        let bounded = |time: Option<Duration>, default| time.unwrap_or(default).min(LONGEST);
-        Self {
-            head: bounded(options.connect_timeout, CONNECT)
-                + bounded(options.first_byte_timeout, WAIT),
-            between_bytes: bounded(options.between_bytes_timeout, WAIT),
-        }
-    }
 }
 
 impl Outgoing {
@@ -241,18 +215,5 @@ mod tests {
         ] {
             assert!(check(listed.clone(), denied).is_err(), "{denied}");
         }
-    }
-
-    #[test]
-    fn times_are_bounded_whatever_the_guest_says() {
-        let forever = Some(Duration::from_secs(1 << 40));
-        let times = Times::of(Some(RequestOptions {
-            connect_timeout: forever,
-            first_byte_timeout: forever,
-            between_bytes_timeout: forever,
-        }));
-        assert_eq!(times.head, 2 * LONGEST);
-        assert_eq!(times.between_bytes, LONGEST);
-        assert_eq!(Times::of(None).head, CONNECT + WAIT);
     }
 }
