@@ -1,8 +1,12 @@
 //! A network of its own for the containers of one test, as a pod has it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::call::Call;
 
@@ -48,6 +52,18 @@ impl Network {
             .into();
         all.extend(arguments.into_iter().map(|each| each.as_ref().to_owned()));
         Call::new("ip", all)
+    }
+
+    /// A connection to a port of its loopback interface.
+    pub fn connect(&self, port: u16) -> TcpStream {
+        let namespace = File::open(self.path()).unwrap();
+        // The thread stays there.
+        std::thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            TcpStream::connect(("127.0.0.1", port)).unwrap()
+        })
+        .join()
+        .unwrap()
     }
 
     /// curl inside of it, silent but for errors.

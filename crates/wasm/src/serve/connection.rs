@@ -54,10 +54,11 @@ async fn speak(stream: TcpStream, requests: Arc<Requests>, watcher: Watcher, ope
     let _ = stream.set_nodelay(true);
     let most_streams = requests.concurrency();
     let connection = Arc::clone(open.connection());
+    let local = stream.local_addr().ok();
     let service = service_fn(move |request| {
         let requests = Arc::clone(&requests);
         let connection = Arc::clone(&connection);
-        async move { Ok::<_, Infallible>(requests.respond(request, &connection).await) }
+        async move { Ok::<_, Infallible>(requests.respond(request, &connection, local).await) }
     });
     let stream = TokioIo::new(CountedStream::new(stream, open));
     let _ = if speaks_http2 {
@@ -77,6 +78,9 @@ async fn speak(stream: TcpStream, requests: Arc<Requests>, watcher: Watcher, ope
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(head_time)
+            // A client may close its side once it has sent all its requests. That it has closed both, it
+            // cannot say; the permit of its request is held by the guest anyway.
+            .half_close(true)
             .max_buf_size(HEAD)
             .serve_connection(stream, service);
         watcher.watch(connection).await

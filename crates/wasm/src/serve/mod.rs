@@ -17,6 +17,7 @@ mod body;
 mod connection;
 mod connections;
 mod counted;
+mod host;
 mod instances;
 mod request;
 mod stream;

@@ -1,5 +1,6 @@
 //! One request: a permit, a deadline, an instance, a response.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, ProxyHand
 use super::body::{Received, Sent};
 use super::connections::Connection;
 use super::counted::CountedRequest;
+use super::host;
 use super::instances::Instances;
 use crate::options::HttpOptions;
 use crate::spans::{Spans, continue_in};
@@ -70,23 +72,29 @@ impl Requests {
         self.options.header_time
     }
 
-    /// The guest's answer to a request of `connection`, or why there is none.
+    /// The guest's answer to a request of `connection` that has come at the address `local`, or why
+    /// there is none.
     pub(super) async fn respond(
         &self,
         mut request: Request<Incoming>,
         connection: &Arc<Connection>,
+        local: Option<SocketAddr>,
     ) -> Response<WasiBody> {
         let at_work = connection.begin(header_bytes(&request));
+        let has_host = host::settle(&mut request, local).is_ok();
         let span = self.spans.as_ref().map(|spans| spans.received(&request));
         let context = span.as_ref().map(|span| span.context().clone());
         if let Some(context) = &context {
             continue_in(request.headers_mut(), context);
         }
         let mut counted = CountedRequest::new(self.counters, span, at_work);
-        match self
-            .handle(request, counted.begin(), context, connection)
-            .await
-        {
+        let answer = if has_host {
+            self.handle(request, counted.begin(), context, connection)
+                .await
+        } else {
+            Err(NO_HOST)
+        };
+        match answer {
             Ok((response, bounds)) => {
                 counted.answered(response.status());
                 response.map(|body| bounds.of(body, counted).boxed_unsync())
@@ -164,6 +172,11 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
     };
     headers.map(length).sum()
 }
+
+const NO_HOST: Refused = Refused(
+    StatusCode::BAD_REQUEST,
+    "a request has to say which host it is for, and only once",
+);
 
 const LATE: Refused = Refused(
     StatusCode::GATEWAY_TIMEOUT,
