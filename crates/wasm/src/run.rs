@@ -56,7 +56,7 @@ impl fmt::Debug for Guest {
 }
 
 impl Program {
-    /// Runs the program to its end; a service until SIGTERM.
+    /// Runs the program to its end; a service until SIGTERM or SIGINT.
     ///
     /// The guest gets descriptors 0, 1 and 2 of this process, every folder below `/` and the
     /// network as this process sees them: call it when the container's root is in place. A

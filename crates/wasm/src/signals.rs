@@ -61,11 +61,15 @@ pub fn exit_on_fatal_signals() {
     unblock_all();
 }
 
-/// The pipe that the next SIGTERM is told to instead of ending the process; -1 for none.
+/// The signals that ask a service to end: the one that stops containers, and that of Ctrl-C.
+const REQUESTS_TO_END: [c_int; 2] = [libc::SIGTERM, libc::SIGINT];
+
+/// The pipe that the next of [`REQUESTS_TO_END`] is told to instead of ending the process; -1 for
+/// none.
 static TERMINATION: AtomicI32 = AtomicI32::new(-1);
 
-/// From now on, the first SIGTERM makes the returned pipe readable instead of ending the process.
-/// A second one ends it.
+/// From now on, the first SIGTERM or SIGINT makes the returned pipe readable instead of ending the
+/// process. A second one ends it, whichever of the two.
 ///
 /// # Errors
 /// No pipe could be made.
@@ -77,7 +81,7 @@ pub(crate) fn on_termination() -> nix::Result<OwnedFd> {
     Ok(reader)
 }
 
-/// Whether a SIGTERM was handed to whoever waits for it.
+/// Whether a request to end was handed to whoever waits for it.
 fn told_termination() -> bool {
     let pipe = TERMINATION.swap(-1, Ordering::SeqCst);
     // SAFETY: write is async-signal-safe, the byte is static, and the descriptor is never closed.
@@ -123,7 +127,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
         if signal == libc::SIGPIPE && (*info).si_pid() == libc::getpid() {
             return;
         }
-        if signal == libc::SIGTERM && told_termination() {
+        if REQUESTS_TO_END.contains(&signal) && told_termination() {
             return;
         }
         let forwarded = (*info).si_code > 0 && forward(signal, info, context);

@@ -51,7 +51,7 @@ use crate::{signals, stdio};
 /// a second processor; more would cost each replica more memory.
 const MOST_THREADS: u64 = 2;
 
-/// Serves until SIGTERM, and until the requests that are there then have been answered.
+/// Serves until SIGTERM or SIGINT, and until the requests that are there then have been answered.
 ///
 /// # Errors
 /// It cannot listen where it should; the text says what can be done.

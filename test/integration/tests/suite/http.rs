@@ -307,8 +307,8 @@ fn an_instance_finds_nothing_of_the_last_one() {
     }
 }
 
-/// Runs the service in the foreground, lets a request begin, and sends as many SIGTERM.
-fn terminate(request: &str, times: usize) -> (Output, Output) {
+/// Runs the service in the foreground, lets a request begin, and sends these signals.
+fn terminate(request: &str, signals: &[Signal]) -> (Output, Output) {
     let image = Image::wasm("http-hello");
     let containerd = containerd_with(&image);
     let network = Network::new();
@@ -325,14 +325,14 @@ fn terminate(request: &str, times: usize) -> (Output, Output) {
     eventually("the service answers", || get("/").output().status.success());
     let pending = get(request).spawn();
     std::thread::sleep(Duration::from_millis(300));
-    for _ in 0..times {
+    for signal in signals {
         containerd
-            .ctr(["tasks", "kill", "--signal", "SIGTERM", &id])
+            .ctr(["tasks", "kill", "--signal", signal.as_str(), &id])
             .output()
             .exits(0);
         std::thread::sleep(Duration::from_millis(200));
     }
-    if times == 1 {
+    if signals.len() == 1 {
         let refused = get("/").output();
         assert_eq!(
             refused.code(),
@@ -345,17 +345,29 @@ fn terminate(request: &str, times: usize) -> (Output, Output) {
 }
 
 #[test]
-fn sigterm_lets_requests_finish_and_refuses_new_ones() {
-    let (answer, service) = terminate("/sleep?1500", 1);
-    assert_eq!(split(&answer.stdout), ("slept\n".to_owned(), 200));
-    service.exits(0);
+fn sigterm_and_sigint_let_requests_finish_and_refuse_new_ones() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let (answer, service) = terminate("/sleep?1500", &[signal]);
+        assert_eq!(
+            split(&answer.stdout),
+            ("slept\n".to_owned(), 200),
+            "{signal}"
+        );
+        service.exits(0);
+    }
 }
 
 #[test]
-fn a_second_sigterm_does_not_wait() {
-    let (answer, service) = terminate("/sleep?50000", 2);
-    assert_ne!(answer.code(), 0);
-    service.exits(128 + Signal::SIGTERM as i32);
+fn a_second_signal_does_not_wait() {
+    for signals in [
+        [Signal::SIGTERM, Signal::SIGTERM],
+        [Signal::SIGTERM, Signal::SIGINT],
+        [Signal::SIGINT, Signal::SIGTERM],
+    ] {
+        let (answer, service) = terminate("/sleep?50000", &signals);
+        assert_ne!(answer.code(), 0);
+        service.exits(128 + signals[1] as i32);
+    }
 }
 
 #[test]
