@@ -4,7 +4,8 @@
 //! stdin   the bytes of a Wasm module or component
 //! stdout  the artifact (an open file; nothing is written when the compilation fails)
 //! stderr  one line: a report (see lighter_wasm::report) with the exit status 0, or why it
-//!         failed: with the exit status 1 if the input is to blame, else with 71
+//!         failed: with the exit status 1 if the input is to blame, with 73 if there is no room
+//!         for the artifact, else with 71
 //! ```
 //!
 //! Asked to `compose`, it reads several components (see lighter_wasm::composition) and writes the
@@ -18,12 +19,12 @@ mod compose;
 mod confine;
 
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lighter_wasm::composition::{self, Composed};
-use lighter_wasm::report::{HOST_FAULT, Report};
+use lighter_wasm::report::{HOST_FAULT, NO_ROOM, Report};
 use lighter_wasm::{Compilation, World, classify, configuration};
 use nix::sys::prctl;
 use sha2::{Digest, Sha256};
@@ -65,6 +66,8 @@ enum Fault {
     Input(String),
     /// It could not do its work here.
     Host(String),
+    /// There is no room for what it has made.
+    NoRoom(String),
 }
 
 fn main() -> ExitCode {
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Ok(report) => (report, ExitCode::SUCCESS),
         Err(Fault::Input(error)) => (error, ExitCode::FAILURE),
         Err(Fault::Host(error)) => (error, ExitCode::from(HOST_FAULT)),
+        Err(Fault::NoRoom(error)) => (error, ExitCode::from(NO_ROOM)),
     };
     let words: Vec<&str> = line.split_whitespace().collect();
     eprintln!("{}", words.join(" "));
@@ -148,7 +152,13 @@ fn write_output(output: &[u8]) -> Result<(), Fault> {
     stdout
         .write_all(output)
         .and_then(|()| stdout.flush())
-        .map_err(|error| Fault::Host(format!("cannot write the result: {error}")))
+        .map_err(|error| {
+            let text = format!("cannot write the result: {error}");
+            match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Fault::NoRoom(text),
+                _ => Fault::Host(text),
+            }
+        })
 }
 
 /// What Wasmtime says has to be the same for code to fit an engine, as 16 digits.

@@ -1,6 +1,7 @@
 //! Errors as they cross processes: a class that containerd acts on and a text for people.
 
 use std::fmt;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,34 @@ pub enum ErrorClass {
     Unimplemented,
     /// An operation did not end within its time limit.
     DeadlineExceeded,
+    /// Something has run out that an administrator can give more of: room on a disk, memory,
+    /// descriptors, or what a node's options allow.
+    ResourceExhausted,
     /// Anything else, the host's failures among it.
     Internal,
+}
+
+impl ErrorClass {
+    /// The class of what the kernel said, or of the failure that `error` carries. A text of our own
+    /// is about what was read: that is to blame.
+    pub fn of_io(error: &io::Error) -> Self {
+        if let Some(inner) = error.get_ref() {
+            return match inner.downcast_ref::<Failure>() {
+                Some(failure) => failure.class,
+                None => Self::InvalidArgument,
+            };
+        }
+        // By number: the kinds of most of these are not stable, or none.
+        const ENOMEM: i32 = 12;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const ENOSPC: i32 = 28;
+        const EDQUOT: i32 = 122;
+        match error.raw_os_error() {
+            Some(ENOMEM | ENFILE | EMFILE | ENOSPC | EDQUOT) => Self::ResourceExhausted,
+            _ => Self::Internal,
+        }
+    }
 }
 
 /// A failed operation: its class, and a text that says what happened, to what and why.
@@ -95,6 +122,22 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("write failed: {0}")]
     struct Repeating(#[source] Inner);
+
+    #[test]
+    fn what_has_run_out_is_not_what_is_wrong() {
+        let class = |number| ErrorClass::of_io(&io::Error::from_raw_os_error(number));
+        for number in [12, 23, 24, 28, 122] {
+            assert_eq!(class(number), ErrorClass::ResourceExhausted, "{number}");
+        }
+        for number in [1, 2, 5, 13, 30] {
+            assert_eq!(class(number), ErrorClass::Internal, "{number}");
+        }
+        let text = io::Error::other("it is no file");
+        assert_eq!(ErrorClass::of_io(&text), ErrorClass::InvalidArgument);
+        let failure = Failure::new(ErrorClass::DeadlineExceeded, "later");
+        let carried = io::Error::other(failure);
+        assert_eq!(ErrorClass::of_io(&carried), ErrorClass::DeadlineExceeded);
+    }
 
     #[test]
     fn the_text_holds_every_cause_once() {

@@ -36,9 +36,10 @@ fn level(class: ErrorClass) -> Level {
             Level::Debug
         }
         ErrorClass::Unimplemented => Level::Warn,
-        ErrorClass::InvalidArgument | ErrorClass::DeadlineExceeded | ErrorClass::Internal => {
-            Level::Error
-        }
+        ErrorClass::InvalidArgument
+        | ErrorClass::DeadlineExceeded
+        | ErrorClass::ResourceExhausted
+        | ErrorClass::Internal => Level::Error,
     }
 }
 

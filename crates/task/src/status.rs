@@ -12,6 +12,7 @@ pub(crate) fn status(failure: &Failure) -> ttrpc::Error {
         ErrorClass::FailedPrecondition => Code::FAILED_PRECONDITION,
         ErrorClass::Unimplemented => Code::UNIMPLEMENTED,
         ErrorClass::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
+        ErrorClass::ResourceExhausted => Code::RESOURCE_EXHAUSTED,
         // What containerd itself answers for errors that have no class.
         ErrorClass::Internal => Code::UNKNOWN,
     };

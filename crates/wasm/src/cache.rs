@@ -237,8 +237,13 @@ impl ArtifactCache {
     ) -> Result<(), CacheError> {
         match failures::find(folder, fingerprint, &self.limits, choose)? {
             None => Ok(()),
-            Some(Failed { message, age }) => Err(CacheError::Failed {
+            Some(Failed {
                 message,
+                class,
+                age,
+            }) => Err(CacheError::Failed {
+                message,
+                class,
                 seconds: age.as_secs(),
             }),
         }
@@ -254,8 +259,8 @@ impl ArtifactCache {
         error: &CacheError,
     ) {
         if error.is_lasting() {
-            let message = error.to_string();
-            let _ = failures::note(folder, fingerprint, attempt, &self.limits, &message);
+            let failure = Failure::new(error.class(), error.to_string());
+            let _ = failures::note(folder, fingerprint, attempt, &self.limits, &failure);
         }
     }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use lighter_core::ErrorClass;
 use lighter_seal::SealedExecutable;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,7 +24,7 @@ use self::cgroup::Cgroup;
 use crate::cache::CacheLimits;
 use crate::composition::Composed;
 use crate::engine::{Compilation, VERSION};
-use crate::report::{HOST_FAULT, Report};
+use crate::report::{HOST_FAULT, NO_ROOM, Report};
 
 pub(crate) use self::cgroup::sweep_all as remove_left_cgroups;
 pub(crate) use self::cgroup::{enter_job_cgroup, remove_job_cgroup};
@@ -46,6 +47,9 @@ pub enum CompileError {
     /// The compile worker could not do its work, whatever the binary is; the text is its own.
     #[error("{0}")]
     Failed(String),
+    /// The compile worker found no room for what it has made; the text is its own.
+    #[error("{0}")]
+    NoRoom(String),
     /// A signal ended the compile worker.
     #[error("signal {0} ended the compile worker")]
     Signaled(i32),
@@ -84,6 +88,22 @@ pub enum CompileError {
 }
 
 impl CompileError {
+    /// What containerd acts on.
+    pub(crate) fn class(&self) -> ErrorClass {
+        match self {
+            Self::Refused(_) | Self::Forbidden => ErrorClass::InvalidArgument,
+            Self::Memory(_) | Self::TimeLimit(_) | Self::TooLong(_) | Self::NoRoom(_) => {
+                ErrorClass::ResourceExhausted
+            }
+            // Somebody has to install something.
+            Self::Missing(_) | Self::OtherRelease(..) => ErrorClass::FailedPrecondition,
+            Self::Start(_, error) | Self::Cgroup { error, .. } | Self::Io(error) => {
+                ErrorClass::of_io(error)
+            }
+            Self::Failed(_) | Self::Signaled(_) | Self::OtherSource => ErrorClass::Internal,
+        }
+    }
+
     /// Whether the binary is to blame, so that another try ends in the same way.
     pub(crate) fn is_lasting(&self) -> bool {
         match self {
@@ -100,6 +120,7 @@ impl CompileError {
             Self::Missing(_)
             | Self::Start(..)
             | Self::Failed(_)
+            | Self::NoRoom(_)
             | Self::OtherRelease(..)
             | Self::OtherSource
             | Self::Cgroup { .. }
@@ -237,6 +258,7 @@ fn failure(
             CompileError::Failed(format!("the compile worker ended with {status}"))
         }
         None if status.code() == Some(HOST_FAULT.into()) => CompileError::Failed(text),
+        None if status.code() == Some(NO_ROOM.into()) => CompileError::NoRoom(text),
         None => CompileError::Refused(text),
     }
 }
@@ -325,6 +347,7 @@ mod tests {
     fn a_missing_worker_is_named() {
         let error = run("/nonexistent/lighter-compiler", &limits()).unwrap_err();
         assert!(matches!(error, CompileError::Missing(_)));
+        assert_eq!(error.class(), ErrorClass::FailedPrecondition);
         let text = error.to_string();
         assert!(text.contains("/nonexistent/lighter-compiler"), "{text}");
         assert!(text.contains("install"), "{text}");
@@ -359,10 +382,16 @@ mod tests {
 
     #[test]
     fn a_fault_of_the_host_is_not_the_binarys() {
-        let script = format!("echo no space left on device >&2; exit {HOST_FAULT}");
-        let error = run_script(&script, &limits()).unwrap_err();
-        assert!(matches!(error, CompileError::Failed(_)), "{error}");
-        assert!(!error.is_lasting());
+        for (status, class) in [
+            (HOST_FAULT, ErrorClass::Internal),
+            (NO_ROOM, ErrorClass::ResourceExhausted),
+        ] {
+            let script = format!("echo no space left on device >&2; exit {status}");
+            let error = run_script(&script, &limits()).unwrap_err();
+            assert_eq!(error.to_string(), "no space left on device");
+            assert_eq!(error.class(), class);
+            assert!(!error.is_lasting());
+        }
         for (signal, is_lasting) in [("KILL", false), ("TERM", false), ("SEGV", true)] {
             let script = format!("ulimit -c 0; kill -s {signal} $$");
             let error = run_script(&script, &limits()).unwrap_err();

@@ -87,8 +87,12 @@ impl ProgramError {
     /// What containerd acts on.
     pub fn class(&self) -> ErrorClass {
         match self {
+            Self::Source { error, .. } => ErrorClass::of_io(error),
             Self::Code { error, .. } => error.class(),
-            _ => ErrorClass::InvalidArgument,
+            // Of another release, as its text says.
+            Self::Map { .. } => ErrorClass::FailedPrecondition,
+            Self::Imports { .. } | Self::Entry { .. } => ErrorClass::InvalidArgument,
+            Self::Engine(_) => ErrorClass::Internal,
         }
     }
 }

@@ -4,9 +4,12 @@ use std::fmt;
 
 use crate::engine::VERSION;
 
-/// Exit status of a worker that could not do its work for a reason that is not its input's, as a
-/// full disk is. `EX_OSERR` of sysexits.h.
+/// Exit status of a worker that could not do its work for a reason that is not its input's.
+/// `EX_OSERR` of sysexits.h.
 pub const HOST_FAULT: u8 = 71;
+
+/// The same where there is no room for the result. `EX_CANTCREAT` of sysexits.h.
+pub const NO_ROOM: u8 = 73;
 
 /// What an artifact was made of, and by what.
 ///

@@ -287,10 +287,11 @@ fn changed() -> io::Error {
 }
 
 fn too_long(limit: u64) -> io::Error {
-    io::Error::other(format!(
+    let message = format!(
         "it is longer than {} MiB, the most that this node accepts (option `source-bytes` of the cache)",
         limit >> 20
-    ))
+    );
+    io::Error::other(Failure::new(ErrorClass::ResourceExhausted, message))
 }
 
 /// `bytes` as an open file without a name whose contents nobody can change any more.

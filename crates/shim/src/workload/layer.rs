@@ -33,7 +33,7 @@ pub(super) fn find(
         Ok(None) => return Err(no_file),
         Err(failure) => {
             return Err(Failure::new(
-                no_file.class,
+                failure.class,
                 format!("{no_file}; {}", failure.message),
             ));
         }
@@ -110,10 +110,14 @@ fn layers(found: &LayerProgram) -> impl Iterator<Item = &WasmLayer> {
 fn check_size(total: u64, cache: &ArtifactCache) -> io::Result<()> {
     let limit = cache.source_limit();
     if total > limit {
-        return Err(io::Error::other(format!(
+        let message = format!(
             "it has {} MiB, more than the {} MiB that this node accepts (option `source-bytes` of the cache)",
             total >> 20,
             limit >> 20
+        );
+        return Err(io::Error::other(Failure::new(
+            ErrorClass::ResourceExhausted,
+            message,
         )));
     }
     Ok(())
@@ -126,18 +130,21 @@ fn fetch(
     container: &Container<'_>,
     cache: &ArtifactCache,
 ) -> io::Result<File> {
-    let file = cache.scratch_file().map_err(io::Error::other)?;
+    let file = cache
+        .scratch_file()
+        .map_err(|error| io::Error::other(Failure::new(error.class(), error.to_string())))?;
     apart(|| {
         let read = container.store.read(&found.image, &layer.content, &file);
         read.map_err(|error| failure(&error))
     })
-    .map_err(|failure| io::Error::other(failure.message))?;
+    .map_err(io::Error::other)?;
     Ok(file)
 }
 
 fn failure(error: &ContentError) -> Failure {
     let class = match error {
-        ContentError::Containerd { .. } | ContentError::Write { .. } => ErrorClass::Internal,
+        ContentError::Containerd { .. } => ErrorClass::Internal,
+        ContentError::Write { error, .. } => ErrorClass::of_io(error),
         ContentError::Form { .. }
         | ContentError::NoSuchLayer { .. }
         | ContentError::Gone { .. } => ErrorClass::InvalidArgument,

@@ -42,6 +42,8 @@ pub enum CacheError {
         message: String,
         /// How long ago that is.
         seconds: u64,
+        /// Its class.
+        class: ErrorClass,
     },
     /// Others were compiling all the time.
     #[error(
@@ -105,11 +107,15 @@ impl CacheError {
     /// What containerd acts on.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoTurn { .. } | Self::Folder(FolderError::Busy { .. }) => {
-                ErrorClass::DeadlineExceeded
-            }
+            Self::Source(error) => ErrorClass::of_io(error),
+            Self::NotRunnable(_) | Self::NotAllowed(_) => ErrorClass::InvalidArgument,
+            Self::Unmappable(_) => ErrorClass::Internal,
+            Self::Compile(error) | Self::Compose(error) => error.class(),
+            Self::Failed { class, .. } => *class,
+            Self::NoTurn { .. } => ErrorClass::DeadlineExceeded,
+            Self::Evicted => ErrorClass::ResourceExhausted,
             Self::Job(failure) => failure.class,
-            _ => ErrorClass::InvalidArgument,
+            Self::Folder(error) => error.class(),
         }
     }
 
@@ -124,6 +130,16 @@ impl CacheError {
 }
 
 impl FolderError {
+    /// What containerd acts on.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Unfit { .. } => ErrorClass::FailedPrecondition,
+            Self::Io { error, .. } => ErrorClass::of_io(error),
+            Self::Busy { .. } => ErrorClass::DeadlineExceeded,
+            Self::Refused(_) => ErrorClass::InvalidArgument,
+        }
+    }
+
     pub(super) fn busy(path: &Path, waited: Duration) -> Self {
         Self::Busy {
             path: path.to_owned(),

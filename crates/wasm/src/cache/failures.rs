@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use lighter_core::{ErrorClass, Failure};
+
 use super::error::{FolderError, at};
 use super::folder::{Folder, names, remove};
 use super::limits::CacheLimits;
@@ -41,6 +43,7 @@ pub(super) enum Attempt {
 pub(super) struct Failed {
     /// The text, as it was told then.
     pub(super) message: String,
+    pub(super) class: ErrorClass,
     pub(super) age: Duration,
 }
 
@@ -59,7 +62,7 @@ pub(super) fn note(
     fingerprint: Fingerprint,
     attempt: Attempt,
     limits: &CacheLimits,
-    message: &str,
+    failure: &Failure,
 ) -> Result<(), FolderError> {
     let failures = folder.made("failures")?;
     make_room(&failures)?;
@@ -67,8 +70,13 @@ pub(super) fn note(
         Attempt::Read => "-",
         Attempt::Compile(world, _) => world.name(),
     };
-    let end = message.floor_char_boundary(MAX_MESSAGE);
-    let facts = format!("{} {world} {}", conditions(limits), &message[..end]);
+    let Failure { class, message } = failure;
+    let message = &message[..message.floor_char_boundary(MAX_MESSAGE)];
+    let facts = format!(
+        "{} {world} {} {message}",
+        conditions(limits),
+        class_name(*class)
+    );
     let path = failures.join(format!("{fingerprint}-{}", attempt.name()));
     // Not synced, and not renamed: one that is cut is none.
     fs::write(&path, format!("{facts}\n{}", check(&facts))).map_err(|error| at(&path, error))
@@ -109,17 +117,39 @@ fn read(path: &Path, limits: &CacheLimits) -> Result<Option<(String, Failed)>, F
     let Some((facts, found)) = text.rsplit_once('\n') else {
         return Ok(None);
     };
-    let mut words = facts.splitn(3, ' ');
-    let (Some(made), Some(world), Some(message)) = (words.next(), words.next(), words.next())
+    let mut words = facts.splitn(4, ' ');
+    let (Some(made), Some(world), Some(class), Some(message)) =
+        (words.next(), words.next(), words.next(), words.next())
     else {
+        return Ok(None);
+    };
+    let Some(class) = class_of(class) else {
         return Ok(None);
     };
     let fits = found == check(facts) && made == conditions(limits);
     let failed = Failed {
         message: message.to_owned(),
+        class,
         age,
     };
     Ok(fits.then(|| (world.to_owned(), failed)))
+}
+
+/// The classes of failures that last, as words of a record.
+const CLASSES: [(ErrorClass, &str); 3] = [
+    (ErrorClass::InvalidArgument, "invalid"),
+    (ErrorClass::ResourceExhausted, "exhausted"),
+    (ErrorClass::Internal, "internal"),
+];
+
+fn class_name(class: ErrorClass) -> &'static str {
+    let known = CLASSES.iter().find(|(known, _)| *known == class);
+    known.map_or("internal", |(_, name)| *name)
+}
+
+fn class_of(name: &str) -> Option<ErrorClass> {
+    let known = CLASSES.iter().find(|(_, known)| *known == name);
+    known.map(|(class, _)| *class)
 }
 
 /// How old a record is. None if that is too old, or in the future, as after a step of the clock.
@@ -175,6 +205,23 @@ mod tests {
         })
     }
 
+    fn exhausted(message: &str) -> Failure {
+        Failure::new(ErrorClass::ResourceExhausted, message)
+    }
+
+    #[test]
+    fn the_class_of_a_failure_is_kept() {
+        let (_parent, folder) = folder();
+        let limits = CacheLimits::default();
+        let bytes = Fingerprint::of(b"one");
+        for (class, _) in CLASSES {
+            let failure = Failure::new(class, "some thing");
+            note(&folder, bytes, Attempt::Read, &limits, &failure).unwrap();
+            let found = find(&folder, bytes, &limits, &as_http).unwrap().unwrap();
+            assert_eq!((found.class, found.message.as_str()), (class, "some thing"));
+        }
+    }
+
     #[test]
     fn a_failure_is_found_for_the_same_attempt_alone() {
         let (_parent, folder) = folder();
@@ -187,7 +234,14 @@ mod tests {
         };
         assert_eq!(found(bytes, &limits, &as_http), None);
         let attempt = Attempt::Compile(World::Service, compilation);
-        note(&folder, bytes, attempt, &limits, "takes too long").unwrap();
+        note(
+            &folder,
+            bytes,
+            attempt,
+            &limits,
+            &exhausted("takes too long"),
+        )
+        .unwrap();
         assert_eq!(
             found(bytes, &limits, &as_http).as_deref(),
             Some("takes too long")
@@ -202,7 +256,14 @@ mod tests {
             ..limits.clone()
         };
         assert_eq!(found(bytes, &more, &as_http), None);
-        note(&folder, bytes, Attempt::Read, &limits, "is no Wasm").unwrap();
+        note(
+            &folder,
+            bytes,
+            Attempt::Read,
+            &limits,
+            &Failure::invalid("is no Wasm"),
+        )
+        .unwrap();
         assert_eq!(
             found(bytes, &limits, &refuse).as_deref(),
             Some("is no Wasm")
@@ -214,7 +275,14 @@ mod tests {
         let (_parent, folder) = folder();
         let limits = CacheLimits::default();
         let bytes = Fingerprint::of(b"one");
-        note(&folder, bytes, Attempt::Read, &limits, "bad").unwrap();
+        note(
+            &folder,
+            bytes,
+            Attempt::Read,
+            &limits,
+            &Failure::invalid("bad"),
+        )
+        .unwrap();
         let path = folder.path().join("failures").join(format!("{bytes}-read"));
         let written = |time| {
             fs::File::options()
@@ -231,7 +299,14 @@ mod tests {
         assert_eq!(written(now - FAILURE_TTL), None);
         assert_eq!(written(now + Duration::from_secs(90)), None);
         // Another failure clears it away.
-        note(&folder, Fingerprint::of(b"two"), Attempt::Read, &limits, "").unwrap();
+        note(
+            &folder,
+            Fingerprint::of(b"two"),
+            Attempt::Read,
+            &limits,
+            &Failure::invalid(""),
+        )
+        .unwrap();
         assert!(!path.exists());
     }
 
@@ -240,7 +315,14 @@ mod tests {
         let (_parent, folder) = folder();
         let limits = CacheLimits::default();
         let bytes = Fingerprint::of(b"one");
-        note(&folder, bytes, Attempt::Read, &limits, "bad thing").unwrap();
+        note(
+            &folder,
+            bytes,
+            Attempt::Read,
+            &limits,
+            &Failure::invalid("bad thing"),
+        )
+        .unwrap();
         let path = folder.path().join("failures").join(format!("{bytes}-read"));
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
@@ -257,7 +339,14 @@ mod tests {
         let limits = CacheLimits::default();
         for number in 0..MAX_FAILURES as u32 + 20 {
             let bytes = Fingerprint::of(&number.to_le_bytes());
-            note(&folder, bytes, Attempt::Read, &limits, "bad").unwrap();
+            note(
+                &folder,
+                bytes,
+                Attempt::Read,
+                &limits,
+                &Failure::invalid("bad"),
+            )
+            .unwrap();
         }
         let kept = names(&folder.path().join("failures")).unwrap();
         assert_eq!(kept.len(), MAX_FAILURES);
