@@ -4,12 +4,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use lighter_core::Failure;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
@@ -36,19 +38,22 @@ pub fn apart<T: Serialize + DeserializeOwned>(
             die_with(parent);
             limit_memory();
         },
+        None,
         work,
-    )
+    )?
+    .ok_or_else(|| Failure::internal("a part of the operation did not end"))
 }
 
 /// Runs `work` in a child that goes on when this process is killed, with its group or alone, and
-/// waits for it. `work` has to end by itself. Of the descriptors of this process the child has
-/// stdio and `keep`.
+/// waits for it, but no longer than `patience`: `None` says that it goes on. `work` has to end by
+/// itself. Of the descriptors of this process the child has stdio and `keep`.
 ///
 /// Only for a forked operation, which has one thread.
 pub fn detached<T: Serialize + DeserializeOwned>(
     keep: &[RawFd],
+    patience: Duration,
     work: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
+) -> Result<Option<T>, Failure> {
     in_child(
         |sender| {
             let mut keep = [&[0, 1, 2, sender], keep].concat();
@@ -61,15 +66,17 @@ pub fn detached<T: Serialize + DeserializeOwned>(
             let _ = nix::unistd::chdir("/");
             let _ = nix::unistd::setsid();
         },
+        Some(patience),
         work,
     )
 }
 
-/// Runs `prepare` and `work` in a child, and waits for the child's end.
+/// Runs `prepare` and `work` in a child, and waits for the child's end, but no longer than `patience`.
 fn in_child<T: Serialize + DeserializeOwned>(
     prepare: impl FnOnce(RawFd),
+    patience: Option<Duration>,
     work: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
+) -> Result<Option<T>, Failure> {
     let failed =
         |what: &str, error: io::Error| Failure::internal(format!("cannot {what}: {error}"));
     let (answer, sender) =
@@ -93,15 +100,37 @@ fn in_child<T: Serialize + DeserializeOwned>(
         pid => nix::unistd::Pid::from_raw(pid),
     };
     drop(sender);
+    if let Some(patience) = patience
+        && !answers_within(&answer, patience)
+    {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
     let read = File::from(answer).read_to_end(&mut bytes);
     while let Err(Errno::EINTR) = waitpid(pid, None) {}
     read.map_err(|error| failed("read from a child", error))?;
-    serde_json::from_slice::<Result<T, Failure>>(&bytes).unwrap_or_else(|_| {
+    let answer = serde_json::from_slice::<Result<T, Failure>>(&bytes).unwrap_or_else(|_| {
         Err(Failure::internal(
             "a part of the operation was killed before it could answer",
         ))
-    })
+    });
+    answer.map(Some)
+}
+
+/// Whether a child answers, or ends, in that time.
+fn answers_within(answer: &OwnedFd, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut answer = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut answer, timeout) {
+            Ok(0) if left.is_zero() => return false,
+            // Woken early: the time limit is in whole milliseconds.
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
 }
 
 /// Limits what this process may allocate. The hard limit stays.
@@ -113,8 +142,6 @@ fn limit_memory() {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use nix::sys::signal::Signal;
 
     use super::*;
@@ -155,7 +182,7 @@ mod tests {
         let done = folder.path().join("done");
         let kept = File::open("/etc/passwd").unwrap();
         let operation = Operation::fork(|_| {
-            detached(&[], || {
+            detached(&[], Duration::from_secs(60), || {
                 std::thread::sleep(Duration::from_millis(300));
                 let open = open_descriptors();
                 std::fs::write(&done, format!("{open:?}"))
@@ -173,11 +200,31 @@ mod tests {
             assert!(Instant::now() < deadline, "it was killed too");
             std::thread::sleep(Duration::from_millis(10));
         }
-        let open = detached(&[kept.as_raw_fd()], || Ok(open_descriptors())).unwrap();
+        let patience = Duration::from_secs(60);
+        let open = detached(&[kept.as_raw_fd()], patience, || Ok(open_descriptors()));
+        let open = open.unwrap().unwrap();
         assert_eq!(
             open.len(),
             5,
             "stdio, the answer and what is kept: {open:?}"
         );
+    }
+
+    #[test]
+    fn what_takes_longer_than_the_patience_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let done = folder.path().join("done");
+        let began = Instant::now();
+        let answer = detached(&[], Duration::from_millis(100), || {
+            std::thread::sleep(Duration::from_millis(1000));
+            std::fs::write(&done, "").map_err(|error| Failure::internal(error.to_string()))?;
+            Ok(1)
+        });
+        assert_eq!(answer, Ok(None));
+        assert!(began.elapsed() < Duration::from_millis(900));
+        while !done.exists() {
+            assert!(began.elapsed() < Duration::from_secs(20), "it was killed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

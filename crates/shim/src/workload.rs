@@ -3,6 +3,7 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lighter_container::{Guest, GuestProcess, Workload};
 use lighter_core::{ErrorClass, ExitReason, Failure};
@@ -23,6 +24,10 @@ pub(crate) mod records;
 
 /// Where compiled code is kept. Root's alone: what is in it is run as it is.
 const ARTIFACTS: &str = "/var/lib/lighter/artifacts";
+
+/// How long a container of Kubernetes waits until its program is compiled: kubelet gives a start two
+/// minutes, after which its event says nothing but that. It tries again.
+const CRI_PATIENCE: Duration = Duration::from_secs(105);
 
 /// What a node gives to all of its containers.
 pub(crate) struct Node<'a> {
@@ -248,25 +253,34 @@ fn load(
 fn cache(spec: &Spec, container: &Container<'_>, node: &Node<'_>) -> ArtifactCache {
     // Wasmtime chains its trap handlers to those that stand when its engine is made.
     lighter_wasm::exit_on_fatal_signals();
-    ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
+    let cache = ArtifactCache::new(PathBuf::from(ARTIFACTS), node.compiler.to_owned())
         .with_limits(node.options.cache.clone())
         .for_owner(owner(spec, container))
-        .with_jobs(detached)
+        .with_jobs(detached);
+    match annotation(spec, "container-type") {
+        Some(_) => cache.with_patience(CRI_PATIENCE),
+        None => cache,
+    }
 }
 
 /// Does a job in a process of its own, which goes on when the operation is killed.
-fn detached(job: Job<'_>) -> Result<bool, Failure> {
+fn detached(job: Job<'_>) -> Result<Option<bool>, Failure> {
     let descriptors = job.descriptors.clone();
-    lighter_container::detached(&descriptors, || {
+    lighter_container::detached(&descriptors, job.patience(), || {
         job.confine()?;
         job.run()
     })
 }
 
+/// An annotation that containerd gives to containers of Kubernetes.
+fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a String> {
+    let annotations = spec.annotations().as_ref()?;
+    annotations.get(&format!("io.kubernetes.cri.{name}"))
+}
+
 /// Who shares the node's compilations with others: by CRI's annotations, where there are any.
 fn owner(spec: &Spec, container: &Container<'_>) -> Owner {
-    let annotations = spec.annotations().as_ref();
-    let value = |name: &str| annotations?.get(&format!("io.kubernetes.cri.{name}"));
+    let value = |name: &str| annotation(spec, name);
     let namespace = &container.store.namespace;
     Owner {
         tenant: match value("sandbox-namespace") {

@@ -26,7 +26,7 @@ use crate::runtime_options;
 use crate::tasks::{PassedFds, Process, Task, Tasks};
 use crate::traced;
 
-/// A first start of an image compiles it, which has two minutes of its own. So may an exec.
+/// A first start of an image waits until it is compiled, for 140 s at most. So may an exec.
 const MAKE_LIMIT: Duration = Duration::from_secs(150);
 
 /// A request that makes a process, as those see it who want it to end.

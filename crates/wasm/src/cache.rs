@@ -28,6 +28,7 @@ mod key;
 mod limits;
 mod lock;
 mod mapping;
+mod progress;
 mod sources;
 mod trailer;
 mod turns;
@@ -58,11 +59,12 @@ pub use self::job::{Detach, Job};
 pub use self::limits::CacheLimits;
 pub use self::sources::Known as KnownSource;
 pub use self::trailer::Trailer;
+pub use self::progress::Progress;
 pub use self::turns::Owner;
 
-/// How long a start waits until others have compiled the same program, and for its turn. A create
-/// operation has 150 s in all: this leaves it the time to say what it has waited for.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(140);
+/// How long a start waits until its program is compiled, by its own job or another one, with its
+/// turn. A create operation has 150 s in all: this leaves it the time to say what it has waited for.
+const PATIENCE: Duration = Duration::from_secs(140);
 
 /// Says how a program of a world is compiled, or why it is not.
 pub type Choose<'a> = dyn Fn(World) -> Result<Compilation, String> + 'a;
@@ -75,6 +77,7 @@ pub struct ArtifactCache {
     limits: CacheLimits,
     owner: Owner,
     detach: Detach,
+    patience: Duration,
 }
 
 impl ArtifactCache {
@@ -89,7 +92,8 @@ impl ArtifactCache {
             compiler,
             limits: CacheLimits::default(),
             owner: Owner::default(),
-            detach: |job| job.run(),
+            detach: |job| job.run().map(Some),
+            patience: PATIENCE,
         }
     }
 
@@ -102,6 +106,11 @@ impl ArtifactCache {
     /// it, the process that asks does them.
     pub fn with_jobs(self, detach: Detach) -> Self {
         Self { detach, ..self }
+    }
+
+    /// The same cache for somebody who waits no longer than that until a program is compiled.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The same cache with other limits.
@@ -117,15 +126,16 @@ impl ArtifactCache {
         choose: &Choose<'_>,
     ) -> Result<Artifact, CacheError> {
         let folder = Folder::open(&self.directory)?;
+        let deadline = Instant::now() + self.patience;
         if let Some(composition) = source.components() {
-            return self.composed(&folder, composition, choose);
+            return self.composed(&folder, composition, choose, deadline);
         }
         if let Some(digest) = source.digest()
             && let Some(artifact) = find_by_digest(&folder, digest, choose)?
         {
             return Ok(artifact);
         }
-        Ok(self.of_bytes(&folder, source, choose)?.0)
+        Ok(self.of_bytes(&folder, source, choose, deadline)?.0)
     }
 
     /// The artifact for the bytes of `source`, and what is known of them.
@@ -134,6 +144,7 @@ impl ArtifactCache {
         folder: &Folder,
         source: &Source<'_>,
         choose: &Choose<'_>,
+        deadline: Instant,
     ) -> Result<(Artifact, Known), CacheError> {
         let limit = self.limits.source_bytes;
         let fingerprint = source.fingerprint(limit).map_err(CacheError::Source)?;
@@ -141,15 +152,14 @@ impl ArtifactCache {
             return Ok(found);
         }
         // Whoever starts the same program now waits here, with nothing of it in memory.
-        let deadline = Instant::now() + WAIT_TIMEOUT;
-        let lock = lock(folder, fingerprint, deadline)?;
+        let lock = self.lock(folder, fingerprint, deadline)?;
         if let Some(found) = find(folder, fingerprint, choose)? {
             return Ok(found);
         }
         self.check_failures(folder, fingerprint, choose)?;
         let turn = self.turn(folder, deadline)?;
         let file = source.reopened().map_err(CacheError::Source)?;
-        let is_new = self.detached(folder, file, fingerprint, choose, lock, turn)?;
+        let is_new = self.detached(folder, file, fingerprint, choose, (lock, turn), deadline)?;
         let (mut artifact, known) =
             find(folder, fingerprint, choose)?.ok_or(CacheError::Evicted)?;
         artifact.is_new = is_new;
@@ -164,8 +174,8 @@ impl ArtifactCache {
         file: File,
         fingerprint: Fingerprint,
         choose: &Choose<'_>,
-        mut lock: Lock,
-        mut turn: Turn,
+        (mut lock, mut turn): (Lock, Turn),
+        deadline: Instant,
     ) -> Result<bool, CacheError> {
         let descriptors = vec![file.as_raw_fd(), lock.descriptor(), turn.0.descriptor()];
         lock.hand_over();
@@ -174,7 +184,7 @@ impl ArtifactCache {
             lock.adopt();
             turn.0.adopt();
             let mut attempt = Attempt::Read;
-            let done = self.job(folder, file, fingerprint, choose, &mut attempt);
+            let done = self.job(folder, file, (fingerprint, &lock), choose, &mut attempt);
             if let Err(error) = &done {
                 self.note_failure(folder, fingerprint, attempt, error);
             }
@@ -192,11 +202,13 @@ impl ArtifactCache {
         let job = Job {
             descriptors,
             limits: &self.limits,
+            deadline,
             work: Box::new(work),
         };
         let done = (self.detach)(job);
         compile::remove_job_cgroup();
-        done.map_err(CacheError::Job)
+        done.map_err(CacheError::Job)?
+            .ok_or_else(|| self.at_work(folder, fingerprint))
     }
 
     /// Compiles the bytes of `file`, unless there is an artifact of them already. `attempt` says
@@ -205,7 +217,7 @@ impl ArtifactCache {
         &self,
         folder: &Folder,
         file: File,
-        fingerprint: Fingerprint,
+        (fingerprint, lock): (Fingerprint, &Lock),
         choose: &Choose<'_>,
         attempt: &mut Attempt,
     ) -> Result<Artifact, CacheError> {
@@ -222,7 +234,7 @@ impl ArtifactCache {
         let key = Key::of(&known.digest, compilation);
         let artifact = match artifact::open(&folder.code(), &key)? {
             Some(artifact) => artifact,
-            None => self.compile(folder, fingerprint, (sealed, length), &known, key)?,
+            None => self.compile(folder, (fingerprint, lock), (sealed, length), &known, key)?,
         };
         sources::note(folder, fingerprint, &known)?;
         Ok(artifact)
@@ -271,14 +283,14 @@ impl ArtifactCache {
         folder: &Folder,
         composition: &Composition<'_>,
         choose: &Choose<'_>,
+        deadline: Instant,
     ) -> Result<Artifact, CacheError> {
         let identity = composition.identity();
         let fingerprint = Fingerprint::of_composition(&identity);
         if let Some((artifact, _)) = find(folder, fingerprint, choose)? {
             return Ok(artifact);
         }
-        let deadline = Instant::now() + WAIT_TIMEOUT;
-        let lock = lock(folder, fingerprint, deadline)?;
+        let lock = self.lock(folder, fingerprint, deadline)?;
         if let Some((artifact, _)) = find(folder, fingerprint, choose)? {
             return Ok(artifact);
         }
@@ -288,7 +300,7 @@ impl ArtifactCache {
             self.note_failure(folder, fingerprint, Attempt::Read, error);
         })?;
         turn.release();
-        let (artifact, known) = self.of_bytes(folder, &source, choose)?;
+        let (artifact, known) = self.of_bytes(folder, &source, choose, deadline)?;
         sources::note(folder, fingerprint, &known)?;
         lock.release();
         Ok(artifact)
@@ -309,6 +321,25 @@ impl ArtifactCache {
             return Err(CacheError::Compose(CompileError::OtherSource));
         }
         Source::new(file).map_err(CacheError::Source)
+    }
+
+    /// Waits until nobody else compiles these bytes.
+    fn lock(
+        &self,
+        folder: &Folder,
+        fingerprint: Fingerprint,
+        deadline: Instant,
+    ) -> Result<Lock, CacheError> {
+        match Lock::take(&lock_path(folder, fingerprint), deadline) {
+            Err(FolderError::Busy { .. }) => Err(self.at_work(folder, fingerprint)),
+            other => Ok(other?),
+        }
+    }
+
+    /// Says that these bytes are being compiled.
+    fn at_work(&self, folder: &Folder, fingerprint: Fingerprint) -> CacheError {
+        let lock = lock_path(folder, fingerprint);
+        CacheError::AtWork(Progress::of(&lock, self.limits.seconds))
     }
 
     /// Waits until this compilation may run, so that pods do not take a node's memory by many
@@ -351,7 +382,7 @@ impl ArtifactCache {
     fn compile(
         &self,
         folder: &Folder,
-        fingerprint: Fingerprint,
+        (fingerprint, lock): (Fingerprint, &Lock),
         (wasm, source_bytes): (File, u64),
         known: &Known,
         key: Key,
@@ -360,7 +391,13 @@ impl ArtifactCache {
         // A leftover may still be open in the worker of a process that was killed.
         let file = folder::create(&unfinished)?;
         let compiled = self
-            .fill(&file, &unfinished, (wasm, source_bytes), known.world, key)
+            .fill(
+                (&file, &unfinished),
+                lock,
+                (wasm, source_bytes),
+                known.world,
+                key,
+            )
             .and_then(|trailer| {
                 Ok(artifact::publish(
                     &folder.code(),
@@ -378,14 +415,21 @@ impl ArtifactCache {
     /// Has the worker write its code into `file`.
     fn fill(
         &self,
-        file: &File,
-        path: &Path,
+        (file, path): (&File, &Path),
+        lock: &Lock,
         (wasm, source_bytes): (File, u64),
         world: World,
         key: Key,
     ) -> Result<Trailer, CacheError> {
         let began = Instant::now();
-        let report = compile::compile(&self.compiler, key.compilation, wasm, file, &self.limits)?;
+        let report = compile::compile(
+            &self.compiler,
+            key.compilation,
+            wasm,
+            file,
+            &self.limits,
+            &|worker| progress::note(lock, worker),
+        )?;
         if report.source != key.source {
             return Err(CompileError::OtherSource.into());
         }
@@ -425,9 +469,9 @@ fn find_by_digest(
     Ok(None)
 }
 
-/// Whoever holds it is the only one who compiles these bytes.
-fn lock(folder: &Folder, fingerprint: Fingerprint, deadline: Instant) -> Result<Lock, FolderError> {
-    Lock::take(&folder.work().join(format!("{fingerprint}.lock")), deadline)
+/// The lock of whoever is the only one who compiles these bytes.
+fn lock_path(folder: &Folder, fingerprint: Fingerprint) -> PathBuf {
+    folder.work().join(format!("{fingerprint}.lock"))
 }
 
 /// The artifact for bytes that were compiled before, and what is known of them.

@@ -62,8 +62,8 @@ pub enum CompileError {
     /// The compile worker ran out of memory.
     #[error("it needs more than {} MiB of memory (option `memory` of the cache)", .0 >> 20)]
     Memory(u64),
-    /// The compile worker took too long and was killed.
-    #[error("it takes longer than {0} s (option `seconds` of the cache)")]
+    /// The compile worker took too much processor time, or did not end, and was killed.
+    #[error("it takes longer than {0} s of processor time (option `seconds` of the cache)")]
     TimeLimit(u64),
     /// The code is longer than all that the cache may hold.
     #[error("its code is longer than {} MiB (option `bytes` of the cache)", .0 >> 20)]
@@ -129,15 +129,18 @@ impl CompileError {
     }
 }
 
-/// Compiles `wasm`, which nobody writes to and which is read from its beginning, into the empty file `artifact` by the program `compiler`.
+/// Compiles `wasm`, which nobody writes to and which is read from its beginning, into the empty file
+/// `artifact` by the program `compiler`. `started` is told its process id.
 pub(crate) fn compile(
     compiler: &Path,
     compilation: Compilation,
     wasm: File,
     artifact: &File,
     limits: &CacheLimits,
+    started: &dyn Fn(u32),
 ) -> Result<Report, CompileError> {
-    let text = work(compiler, &compilation.to_string(), wasm, artifact, limits)?;
+    let task = compilation.to_string();
+    let text = work(compiler, &task, wasm, artifact, limits, started)?;
     check_release(compiler, Report::parse(&text), |report| &report.version)
 }
 
@@ -148,7 +151,7 @@ pub(crate) fn compose(
     wasm: &File,
     limits: &CacheLimits,
 ) -> Result<Composed, CompileError> {
-    let text = work(compiler, COMPOSE, input, wasm, limits)?;
+    let text = work(compiler, COMPOSE, input, wasm, limits, &|_| {})?;
     check_release(compiler, Composed::parse(&text), |composed| {
         &composed.version
     })
@@ -164,10 +167,12 @@ fn work(
     input: File,
     output: &File,
     limits: &CacheLimits,
+    started: &dyn Fn(u32),
 ) -> Result<String, CompileError> {
-    let deadline = Instant::now() + Duration::from_secs(limits.seconds);
+    let deadline = Instant::now() + Duration::from_secs(limits.clock_seconds());
     let cgroup = Cgroup::make(limits)?;
     let mut child = start(compiler, task, input, output, limits, &cgroup)?;
+    started(child.id());
     let finished = supervise(&mut child, deadline);
     if !matches!(finished, Ok(Some(_))) {
         // An error here means that it has ended by itself meanwhile.
@@ -203,14 +208,7 @@ fn start(
     Command::new(program.path())
         .arg0(compiler)
         .arg(task)
-        .args(
-            [
-                limits.memory,
-                limits.seconds.saturating_mul(cores.into()),
-                limits.bytes,
-            ]
-            .map(|limit| limit.to_string()),
-        )
+        .args([limits.memory, limits.seconds, limits.bytes].map(|limit| limit.to_string()))
         .args(cgroup.folders())
         .env_clear()
         // It must not open the files that say how many processors there are.
@@ -340,6 +338,7 @@ mod tests {
             crate::source::sealed(b"\0asm\x01\0\0\0").unwrap(),
             &artifact,
             limits,
+            &|_| {},
         )
     }
 

@@ -16,6 +16,8 @@ use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 
 /// Descriptors: three streams, and a few for the standard library.
 const DESCRIPTORS: u64 = 16;
+/// Seconds of processor time between SIGXCPU and SIGKILL.
+const HARD_SECONDS: u64 = 2;
 /// User and group that own nothing, `nobody` and `nogroup`.
 const NOBODY: u32 = 65534;
 
@@ -43,7 +45,6 @@ pub fn confine(limits: &Limits) -> Result<(), String> {
     }
     close_other_descriptors()?;
     for (resource, limit) in [
-        (Resource::RLIMIT_CPU, limits.seconds),
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NOFILE, DESCRIPTORS),
         (Resource::RLIMIT_DATA, limits.memory),
@@ -51,6 +52,10 @@ pub fn confine(limits: &Limits) -> Result<(), String> {
     ] {
         setrlimit(resource, limit, limit).map_err(|error| refused("limit its resources", error))?;
     }
+    // At the hard limit the kernel kills without a word of why.
+    let hard = limits.seconds.saturating_add(HARD_SECONDS);
+    setrlimit(Resource::RLIMIT_CPU, limits.seconds, hard)
+        .map_err(|error| refused("limit its time", error))?;
     if geteuid().is_root() {
         let apart = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         unshare(apart).map_err(|error| refused("leave the network", error))?;

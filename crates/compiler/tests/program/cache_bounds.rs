@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
+use lighter_core::ErrorClass;
 use lighter_wasm::cache::Entry;
 use lighter_wasm::{ArtifactCache, CacheLimits, Compilation, Variant, World};
 
@@ -22,6 +24,7 @@ crate::tests![
     damage_is_found_by_reading,
     a_source_that_is_too_long_is_refused,
     programs_wait_for_their_turn,
+    who_waits_too_long_is_told_and_finds_it_later,
     a_failure_is_not_repeated_for_a_while,
     too_little_memory_is_named,
     too_little_time_is_named,
@@ -29,15 +32,15 @@ crate::tests![
     the_node_can_be_tried_out,
 ];
 
-fn cache(node: &Node, limits: CacheLimits) -> ArtifactCache {
+pub fn cache(node: &Node, limits: CacheLimits) -> ArtifactCache {
     ArtifactCache::new(node.cache(), COMPILER.into()).with_limits(limits)
 }
 
-fn usual(node: &Node) -> ArtifactCache {
+pub fn usual(node: &Node) -> ArtifactCache {
     cache(node, CacheLimits::default())
 }
 
-fn as_command(_: World) -> Result<Compilation, String> {
+pub fn as_command(_: World) -> Result<Compilation, String> {
     Ok(Compilation::default())
 }
 
@@ -259,15 +262,8 @@ fn a_source_that_is_too_long_is_refused() {
     assert!(error.contains("source-bytes"), "{error}");
 }
 
-fn programs_wait_for_their_turn() {
-    let node = Node::new();
-    let limits = CacheLimits {
-        at_a_time: 1,
-        ..CacheLimits::default()
-    };
-    let usual = cache(&node, limits.clone());
-    compile(&node, &usual, HELLO).unwrap();
-    // A compiler that does not end before it is told to.
+/// A compiler that does not end before there is a file of the second path.
+fn slow_compiler(node: &Node) -> (PathBuf, PathBuf) {
     let slow = node.folder.path().join("slow");
     let go_on = node.folder.path().join("go-on");
     let script = format!(
@@ -276,6 +272,52 @@ fn programs_wait_for_their_turn() {
     );
     fs::write(&slow, script).unwrap();
     fs::set_permissions(&slow, fs::Permissions::from_mode(0o700)).unwrap();
+    (slow, go_on)
+}
+
+/// As kubelet does with a large program: it gives up, and tries again.
+fn who_waits_too_long_is_told_and_finds_it_later() {
+    let node = Node::new();
+    let (slow, go_on) = slow_compiler(&node);
+    let slow = ArtifactCache::new(node.cache(), slow);
+    let hasty = usual(&node).with_patience(Duration::from_millis(50));
+    let path = node.folder.path().join("app.wasm");
+    fs::write(&path, wat::parse_str(HELLO).unwrap()).unwrap();
+    let source = || File::open(&path).unwrap();
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| slow.precompile(source(), &as_command));
+        let mut text = String::new();
+        while !text.contains(" s so far, ") {
+            if let Err(error) = hasty.precompile(source(), &as_command) {
+                assert_eq!(error.class(), ErrorClass::DeadlineExceeded, "{error}");
+                text = error.to_string();
+            }
+        }
+        for part in [
+            "is being compiled",
+            "s of processor time of 480 s at most",
+            "that goes on",
+            "lighter precompile",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        fs::write(&go_on, "").unwrap();
+        let (_, is_new) = holder.join().unwrap().unwrap();
+        assert!(is_new);
+    });
+    let (_, is_new) = hasty.precompile(source(), &as_command).unwrap();
+    assert!(!is_new);
+}
+
+fn programs_wait_for_their_turn() {
+    let node = Node::new();
+    let limits = CacheLimits {
+        at_a_time: 1,
+        ..CacheLimits::default()
+    };
+    let usual = cache(&node, limits.clone());
+    compile(&node, &usual, HELLO).unwrap();
+    let (slow, go_on) = slow_compiler(&node);
     let slow = ArtifactCache::new(node.cache(), slow).with_limits(limits);
     let source = |number| {
         let path = node.folder.path().join(format!("{number}.wasm"));
@@ -336,7 +378,7 @@ fn a_failure_is_not_repeated_for_a_while() {
 }
 
 /// A module with that many bytes of data.
-fn long(bytes: usize) -> String {
+pub fn long(bytes: usize) -> String {
     let pages = bytes.div_ceil(1 << 16);
     let data = "x".repeat(bytes);
     format!(r#"(module (memory {pages}) (data (i32.const 0) "{data}") (func (export "_start")))"#)

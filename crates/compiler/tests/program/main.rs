@@ -12,6 +12,7 @@
 
 mod cache;
 mod cache_bounds;
+mod cache_failures;
 mod components;
 mod composition;
 #[path = "../../src/confine/mod.rs"]
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         refused::TESTS,
         cache::TESTS,
         cache_bounds::TESTS,
+        cache_failures::TESTS,
         confined::TESTS,
         #[cfg(feature = "wasi-nn")]
         neural_network::TESTS,

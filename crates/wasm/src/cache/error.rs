@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lighter_core::{ErrorClass, Failure};
 
+use super::progress::Progress;
 use crate::classify::NotRunnable;
 use crate::compile::CompileError;
 use crate::engine::EngineError;
@@ -54,6 +55,12 @@ pub enum CacheError {
         /// How long it has waited.
         seconds: u64,
     },
+    /// It is being compiled, which goes on.
+    #[error(
+        "is being compiled, for the first time on this node: {0}; that goes on, so start it again \
+         later, or compile it before its first start (`lighter precompile`)"
+    )]
+    AtWork(Progress),
     /// It was compiled, and evicted before it could be used.
     #[error(
         "was compiled, but the cache has no room for it beside what is in use (option `bytes` of \
@@ -112,7 +119,7 @@ impl CacheError {
             Self::Unmappable(_) => ErrorClass::Internal,
             Self::Compile(error) | Self::Compose(error) => error.class(),
             Self::Failed { class, .. } => *class,
-            Self::NoTurn { .. } => ErrorClass::DeadlineExceeded,
+            Self::NoTurn { .. } | Self::AtWork(_) => ErrorClass::DeadlineExceeded,
             Self::Evicted => ErrorClass::ResourceExhausted,
             Self::Job(failure) => failure.class,
             Self::Folder(error) => error.class(),

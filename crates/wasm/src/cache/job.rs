@@ -1,6 +1,7 @@
 //! The work of one compilation, in a process that goes on when whoever asked for it is gone.
 
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 use lighter_core::Failure;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -16,8 +17,9 @@ const JOB_MEMORY: u64 = 256 << 20;
 /// Seconds that a job has beside those of the compile worker: to read, to check and to evict.
 const JOB_SECONDS: u64 = 60;
 
-/// Has a job done, and returns whether anything was compiled.
-pub type Detach = fn(Job<'_>) -> Result<bool, Failure>;
+/// Has a job done, and returns whether anything was compiled; `None` if it is still at work when
+/// nobody waits for it any more ([`Job::patience`]).
+pub type Detach = fn(Job<'_>) -> Result<Option<bool>, Failure>;
 
 /// One compilation: reads the Wasm, finds out what it is, has the worker compile it, and keeps
 /// the result or the failure.
@@ -28,6 +30,7 @@ pub struct Job<'a> {
     /// What it needs of what is open in the process that asks for it, beside stdio.
     pub descriptors: Vec<RawFd>,
     pub(super) limits: &'a CacheLimits,
+    pub(super) deadline: Instant,
     pub(super) work: Box<dyn FnOnce() -> Result<bool, Failure> + 'a>,
 }
 
@@ -49,9 +52,14 @@ impl Job<'_> {
                 setrlimit(Resource::RLIMIT_DATA, memory(self.limits).min(hard), hard)
             })
             .map_err(|error| failed("limit the memory", &error))?;
-        let seconds = self.limits.seconds.saturating_add(JOB_SECONDS);
+        let seconds = self.limits.clock_seconds().saturating_add(JOB_SECONDS);
         alarm::set(u32::try_from(seconds).unwrap_or(u32::MAX));
         Ok(())
+    }
+
+    /// How long whoever asks for it waits for its end, from now on.
+    pub fn patience(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Does it, in this process.

@@ -16,7 +16,9 @@ pub struct CacheLimits {
     pub source_bytes: u64,
     /// Bytes of memory for one compilation.
     pub memory: u64,
-    /// Seconds on the clock for one compilation.
+    /// Seconds of processor time for one compilation, of all its threads together; on the clock it
+    /// may take [`CacheLimits::clock_seconds`]. The default is enough for the largest programs that are
+    /// known to run, also on a node that is busy with others.
     pub seconds: u64,
     /// Processors for one compilation, if the node has more.
     pub cores: u32,
@@ -25,13 +27,21 @@ pub struct CacheLimits {
     pub at_a_time: u32,
 }
 
+impl CacheLimits {
+    /// Seconds on the clock after which a compilation ends, whatever it does: a worker that hostile
+    /// Wasm has taken over may wait for nothing.
+    pub(crate) fn clock_seconds(&self) -> u64 {
+        self.seconds.saturating_mul(2)
+    }
+}
+
 impl Default for CacheLimits {
     fn default() -> Self {
         Self {
             bytes: 4 << 30,
             source_bytes: 128 << 20,
             memory: 2 << 30,
-            seconds: 120,
+            seconds: 480,
             cores: 4,
             at_a_time: 2,
         }

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,13 @@ impl Lock {
         fs::rename(&self.path, &path).map_err(|error| at(&path, error))?;
         self.path = path;
         Ok(())
+    }
+
+    /// Says to those who wait what its holder does.
+    pub(super) fn note(&self, note: &str) {
+        // Nobody needs to know: it is for a message.
+        let _ = self.file.set_len(0);
+        let _ = self.file.write_all_at(note.as_bytes(), 0);
     }
 
     /// What a process needs to hold it too.
