@@ -61,7 +61,7 @@ fn a_client_that_closes_its_side_gets_all_its_answers() {
     assert!(answer.ends_with("slept\n"), "{answer}");
     let body = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nwords";
     let answer = exchange(&service, body, true);
-    assert!(answer.ends_with("words"), "{answer}");
+    assert!(answer.contains("words"), "{answer}");
     let three = [get("/sleep?200"), get("/sleep?100"), get("/")].concat();
     let answers = exchange(&service, &three, true);
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");

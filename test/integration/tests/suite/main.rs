@@ -13,6 +13,7 @@ mod endings;
 mod events;
 mod exec;
 mod http;
+mod http_end;
 mod http_messages;
 mod idle;
 mod images;
