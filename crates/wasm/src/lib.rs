@@ -43,6 +43,8 @@ mod compile;
 #[cfg(feature = "run")]
 mod ending;
 #[cfg(feature = "run")]
+mod errno;
+#[cfg(feature = "run")]
 mod key_value;
 #[cfg(feature = "run")]
 mod link;

@@ -7,6 +7,7 @@ use wasmtime_wasi_config::WasiConfig;
 use crate::compile::one_line;
 use crate::debugging::Recorder;
 use crate::engine::EngineError;
+use crate::errno;
 use crate::key_value;
 use crate::options::Options;
 use crate::run::Guest;
@@ -22,6 +23,7 @@ pub(crate) fn module_linker(engine: &Engine) -> Result<Linker<State>, EngineErro
         .and_then(|()| {
             linker.allow_shadowing(true);
             add_exit(&mut linker)?;
+            errno::add_to_module_linker(&mut linker)?;
             #[cfg(feature = "wasi-nn")]
             crate::neural_network::add_to_module_linker(&mut linker)?;
             Ok(())
@@ -52,6 +54,9 @@ pub(crate) fn component_linker(
     let mut linker = component::Linker::new(engine);
     let add = |linker: &mut component::Linker<State>| {
         p2::add_to_linker_async(linker)?;
+        if imports("wasi:filesystem/") {
+            errno::add_to_component_linker(linker)?;
+        }
         if imports("wasi:http/") {
             wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
         }

@@ -15,6 +15,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::budget::{Heap, MemoryLimit};
 use crate::ending::{of_error, say};
+use crate::errno;
 use crate::program::{Code, Program};
 use crate::serve;
 use crate::slots::Slots;
@@ -128,6 +129,7 @@ impl Program {
             .enable_all()
             .max_blocking_threads(WAITING_THREADS)
             .build()?;
+        let _errors = errno::listen();
         self.recorder.start(&self.engine);
         let shared = Shared::new(guest, self.options, &self.engine, self.recorder, spans);
         let run = run_command(&self.name, self.code, &self.engine, &shared);

@@ -19,6 +19,7 @@ mod composition;
 mod confine;
 mod confined;
 mod endings;
+mod errors;
 #[path = "../../src/compose/examples.rs"]
 mod examples;
 mod folders;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         composition::TESTS,
         folders::TESTS,
         endings::TESTS,
+        errors::TESTS,
         refused::TESTS,
         cache::TESTS,
         cache_bounds::TESTS,

@@ -45,7 +45,7 @@ use crate::options::Resources;
 use crate::run::{NotEnded, WAITING_THREADS};
 use crate::slots::Slots;
 use crate::state::{Shared, State};
-use crate::{signals, stdio};
+use crate::{errno, signals, stdio};
 
 /// Most threads that serve. One instance runs on one of them at a time, so that a second uses
 /// a second processor; more would cost each replica more memory.
@@ -70,6 +70,8 @@ pub(crate) fn serve(
         .worker_threads(threads(&shared.options.resources))
         .max_blocking_threads(WAITING_THREADS)
         .thread_name("guest")
+        // As long as the thread is there.
+        .on_thread_start(|| std::mem::forget(errno::listen()))
         .enable_all()
         .build()?;
     let ticker = Arc::new(Ticker::default());
