@@ -19,10 +19,12 @@ use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::mount_points::ContainerTree;
 use crate::spec_file::load_spec;
 use crate::trace::{GuestEnd, TraceRequest};
+use crate::user_namespace::UserNamespace;
 use crate::warnings;
 use crate::{
     cgroup_files, console, cwd, dev, devices, guest_view, hooks, keyring, limits, loopback, manage,
-    memory_limit, memory_watch, native_spec, rootfs, state_dir, stdio, validation,
+    memory_limit, memory_watch, native_spec, rootfs, staged_volumes, state_dir, stdio,
+    user_namespace, validation,
 };
 
 /// What Create is asked for.
@@ -79,6 +81,8 @@ fn build(
     let (mut spec, mut differs) = load_spec(&location.bundle)?;
     validation::check(&spec)?;
     differs |= location.set_default_cgroup_path(&mut spec);
+    let users = UserNamespace::of_container(&mut spec)?;
+    differs |= users.is_some() || staged_volumes::has_mapped(&spec);
     let systemd = cgroup_files::uses_systemd(&spec)?;
     cgroup_files::require_empty(location)?;
     state_dir::create(location)
@@ -117,6 +121,13 @@ fn build(
         context.counters = page.counters;
     }
 
+    let mapped = |spec: &mut Spec| {
+        if let Some(users) = &users {
+            users.give_to(spec);
+        }
+        staged_volumes::stage(spec, &location.bundle, users.as_ref(), is_guest)
+    };
+    let mut volumes = None;
     let (adapted, mut late) = native_spec::adapt(&spec, &tree, is_cwd_late)?;
     if is_guest {
         late = late.without_propagation();
@@ -125,9 +136,11 @@ fn build(
     let bundle = if let Workload::Guest { path, .. } = &workload {
         let mut spec = guest_view::restrict(adapted.unwrap_or_else(|| spec.clone()), &rootfs)?;
         name_program(&mut spec, path);
+        volumes = mapped(&mut spec)?;
         write_bundle(location.guest_bundle(), spec)?
     } else if let Some(mut spec) = adapted {
         guest_view::set_root(&mut spec, &rootfs);
+        volumes = mapped(&mut spec)?;
         write_bundle(location.native_bundle(), spec)?
     } else {
         location.bundle.clone()
@@ -146,11 +159,16 @@ fn build(
         .and_then(|linux| linux.resources().clone());
     let resources = resources.map(limits::possible).transpose()?;
     keyring::join(location)?;
-    let mut executed = run_libcontainer(request, &spec, prepared, handed).map_err(|failure| {
+    let executed = run_libcontainer(request, &spec, prepared, handed);
+    drop(volumes);
+    let mut executed = executed.map_err(|failure| {
         // libcontainer has removed its state, and with it the hooks that a removal calls.
         hooks::run_poststop(location, &spec);
         limits::explain(resources.as_ref(), failure)
     })?;
+    if users.is_some() {
+        user_namespace::set_limits(&spec, executed.pid)?;
+    }
     state_dir::restrict(location).map_err(|error| {
         Failure::internal(format!(
             "cannot make the container's state private: {error}"

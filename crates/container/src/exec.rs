@@ -32,7 +32,7 @@ use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::native_view::NativeView;
 use crate::spec_file::{load_process, load_spec};
 use crate::trace::{GuestEnd, TraceRequest};
-use crate::{cgroup_files, executor, guest_privileges, init, keyring, stdio};
+use crate::{cgroup_files, executor, guest_privileges, init, keyring, stdio, user_namespace};
 
 /// `CLONE_NEWTIME` (linux/sched.h).
 const TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
@@ -90,6 +90,9 @@ fn run(
     let mut process = load_process(&request.process)?;
     spec.set_process(Some(process.clone()));
     let init = Init::find(request.init)?;
+    if init.has_user_namespace() {
+        user_namespace::complete(&mut spec, init.pid)?;
+    }
     let described = spec.clone();
     // The mounts are there already, below the root of init.
     spec.set_mounts(None);

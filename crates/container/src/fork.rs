@@ -333,7 +333,7 @@ pub(crate) mod tests {
 
     // The test harness has threads; these forks only touch what they were given, so that is
     // no danger here.
-    fn answer(operation: &Operation) -> Option<Result<Vec<i32>, Failure>> {
+    pub(crate) fn answer(operation: &Operation) -> Option<Result<Vec<i32>, Failure>> {
         received(operation).map(|answer| answer.outcome)
     }
 

@@ -141,12 +141,13 @@ fn seal_here(table: &str) -> Result<(), Failure> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>)
         .map_err(|error| failed("make all mounts private", &error))?;
+    let devices = device_nodes(table);
     for path in kernel_mounts(table) {
         umount2(&path, MntFlags::MNT_DETACH)
             .map_err(|error| failed(&format!("unmount {}", path.display()), &error))?;
     }
     forbid_devices().map_err(|error| failed("mount_setattr", &error))?;
-    remove_device_nodes(table);
+    remove_device_nodes(&devices);
     Ok(())
 }
 
@@ -219,22 +220,35 @@ fn forbid_devices() -> std::io::Result<()> {
     }
 }
 
-/// libcontainer puts the default devices and links to /proc into `/dev`. If that is a tmpfs
-/// of this container, they go; in an image or a volume they stay, and cannot be opened.
-fn remove_device_nodes(table: &str) {
+/// The default devices and links to /proc that libcontainer puts into `/dev`, if that is a tmpfs of this
+/// container; in an image or a volume they stay, and cannot be opened.
+fn device_nodes(table: &str) -> Vec<PathBuf> {
     let is_own = table.lines().any(|line| {
         file_system(line) == "tmpfs"
             && mount_point(line).is_some_and(|path| path == Path::new("/dev"))
     });
     if !is_own {
-        return;
+        return Vec::new();
     }
-    for entry in std::fs::read_dir("/dev").into_iter().flatten().flatten() {
-        let Ok(kind) = entry.file_type() else {
-            continue;
-        };
-        if kind.is_char_device() || kind.is_block_device() || kind.is_symlink() {
-            let _ = std::fs::remove_file(entry.path());
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let nodes = entries.filter(|entry| {
+        // In a user namespace a device is a mount on a file. The type of the entry is the file's.
+        let metadata = std::fs::symlink_metadata(entry.path());
+        metadata.is_ok_and(|metadata| {
+            let kind = metadata.file_type();
+            kind.is_char_device() || kind.is_block_device() || kind.is_symlink()
+        })
+    });
+    nodes.map(|entry| entry.path()).collect()
+}
+
+fn remove_device_nodes(devices: &[PathBuf]) {
+    for path in devices {
+        if let Err(error) = std::fs::remove_file(path)
+            && error.kind() == std::io::ErrorKind::ResourceBusy
+        {
+            let _ = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+            let _ = std::fs::remove_file(path);
         }
     }
 }

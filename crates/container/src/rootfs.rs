@@ -7,8 +7,13 @@ use lighter_core::{Failure, Mount};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 
-/// Options for a whole tree of mounts that libcontainer knows, beside those of single mounts.
-const RECURSIVE_OPTIONS: &[&str] = &[
+use crate::idmapped_rootfs;
+
+/// Options for a whole tree of mounts that libcontainer knows, beside those of single mounts, and those
+/// that map the ids of a volume.
+const OTHER_OPTIONS: &[&str] = &[
+    "idmap",
+    "ridmap",
     "ratime",
     "rdev",
     "rdiratime",
@@ -33,7 +38,7 @@ const RECURSIVE_OPTIONS: &[&str] = &[
 /// read-only mounts only where they are named.
 pub fn mount_options() -> Vec<String> {
     let mut options = MountOption::known_options();
-    options.extend(RECURSIVE_OPTIONS.iter().map(ToString::to_string));
+    options.extend(OTHER_OPTIONS.iter().map(ToString::to_string));
     options.sort();
     options.dedup();
     options
@@ -93,6 +98,15 @@ pub(crate) fn mount(mounts: &[Mount], target: &Path) -> Result<(), Failure> {
 }
 
 fn mount_one(mount: &Mount, target: &Path) -> std::io::Result<()> {
+    match idmapped_rootfs::take_mappings(mount)? {
+        None => mount_plain(mount, target),
+        Some((mappings, mount)) => {
+            idmapped_rootfs::mount_mapped(&mount, target, &mappings, mount_plain)
+        }
+    }
+}
+
+fn mount_plain(mount: &Mount, target: &Path) -> std::io::Result<()> {
     let (flags, data) = split_options(&mount.options);
     let (folder, data) = if data.len() > MAX_DATA {
         shorten_lower_folders(&data)

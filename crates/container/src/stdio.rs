@@ -7,8 +7,9 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use lighter_core::{Descriptor, ErrorClass, Executed, Failure, Stdio};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 
+use crate::id_mappings::{IdMappings, to_host};
 use crate::logger;
 use crate::manage::ContainerLocation;
 
@@ -92,20 +93,10 @@ pub(crate) fn host_owner(spec: &Spec, process: Option<&Process>) -> (u32, u32) {
     let (uid, gid) = process.map_or((0, 0), |process| {
         (process.user().uid(), process.user().gid())
     });
-    let linux = spec.linux().as_ref();
-    let map = |id: u32, mappings: Option<&Vec<LinuxIdMapping>>| {
-        mappings
-            .into_iter()
-            .flatten()
-            .find_map(|range| {
-                let offset = id.checked_sub(range.container_id())?;
-                (offset < range.size()).then(|| range.host_id().saturating_add(offset))
-            })
-            .unwrap_or(id)
-    };
+    let mappings = IdMappings::of_spec(spec);
     (
-        map(uid, linux.and_then(|linux| linux.uid_mappings().as_ref())),
-        map(gid, linux.and_then(|linux| linux.gid_mappings().as_ref())),
+        to_host(&mappings.uids, uid).unwrap_or(uid),
+        to_host(&mappings.gids, gid).unwrap_or(gid),
     )
 }
 

@@ -42,7 +42,8 @@ fn features_json() -> serde_json::Value {
             "cgroup": { "v1": true, "v2": true, "systemd": true },
             "seccomp": { "enabled": true },
             "apparmor": { "enabled": true },
-            "selinux": { "enabled": false }
+            "selinux": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": true } }
         }
     })
 }
