@@ -101,10 +101,7 @@ fn run(
         guest_privileges::narrow(&mut process);
     }
     let view = match workload {
-        // In a user namespace the kernel mounts a procfs only for who sees one already.
-        Workload::Native if is_guest && !init.has_user_namespace() => {
-            NativeView::of(&described, &init.mounts()?)?
-        }
+        Workload::Native if is_guest => NativeView::of(&described, &init.mounts()?)?,
         _ => None,
     };
     let mut context = GuestContext {
@@ -160,13 +157,15 @@ fn run(
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| Failure::internal(format!("cannot protect the process: {error}")))?;
     keyring::join(location)?;
-    join(location, &process, &init)?;
+    let users = init.late_user_namespace(view.is_some())?;
+    join(location, &process, &init, users.is_some())?;
     let executor = ContainerExecutor::new(workload, code, false, context, diagnosis.clone());
     let child = Child {
         spec: &spec,
         process: &process,
         executor,
         view,
+        users,
         has_user_namespace: init.has_user_namespace(),
     };
     let forked = link.fork_claimed(|| {
@@ -242,6 +241,18 @@ impl Init {
         self.namespaces.contains(CloneFlags::CLONE_NEWUSER)
     }
 
+    /// Its user namespace, if the process has to mount file systems before it joins that: within, the
+    /// kernel mounts a procfs only for who sees one already.
+    fn late_user_namespace(&self, has_view: bool) -> Result<Option<OwnedFd>, Failure> {
+        if !has_view || !self.has_user_namespace() {
+            return Ok(None);
+        }
+        let path = format!("/proc/{}/ns/user", self.pid);
+        let file = File::open(&path)
+            .map_err(|error| Failure::internal(format!("cannot open {path}: {error}")))?;
+        Ok(Some(file.into()))
+    }
+
     /// The table of its mounts (proc_pid_mountinfo(5)).
     fn mounts(&self) -> Result<String, Failure> {
         let path = format!("/proc/{}/mountinfo", self.pid);
@@ -283,8 +294,14 @@ fn differing_namespaces(pid: i32) -> std::io::Result<CloneFlags> {
 }
 
 /// Takes this process into the container, as far as its child inherits that: limits while the
-/// right to set them is there, the cgroup, and then the namespaces.
-fn join(location: &ContainerLocation, process: &Process, init: &Init) -> Result<(), Failure> {
+/// right to set them is there, the cgroup, and then the namespaces; but for the user namespace, if the
+/// child joins that.
+fn join(
+    location: &ContainerLocation,
+    process: &Process,
+    init: &Init,
+    without_users: bool,
+) -> Result<(), Failure> {
     let syscall = create_syscall();
     for limit in process.rlimits().iter().flatten() {
         syscall.set_rlimit(limit).map_err(|error| {
@@ -302,9 +319,12 @@ fn join(location: &ContainerLocation, process: &Process, init: &Init) -> Result<
     let failed = |what: &str, error: Errno| {
         Failure::internal(format!("cannot {what} of the container: {error}"))
     };
-    if !init.namespaces.is_empty() {
-        setns(&init.pidfd, init.namespaces)
-            .map_err(|error| failed("join the namespaces", error))?;
+    let mut namespaces = init.namespaces;
+    if without_users {
+        namespaces.remove(CloneFlags::CLONE_NEWUSER);
+    }
+    if !namespaces.is_empty() {
+        setns(&init.pidfd, namespaces).map_err(|error| failed("join the namespaces", error))?;
     }
     if !init.namespaces.contains(CloneFlags::CLONE_NEWNS) {
         // Without a mount namespace of its own init has changed its root by chroot.
@@ -343,6 +363,8 @@ struct Child<'a> {
     executor: ContainerExecutor,
     /// What a native program sees in a guest's container.
     view: Option<NativeView>,
+    /// The user namespace, if it is joined after the file systems have been mounted.
+    users: Option<OwnedFd>,
     has_user_namespace: bool,
 }
 
@@ -358,18 +380,26 @@ impl Child<'_> {
     /// Makes of this process what the request describes, in the order of libcontainer's init.
     fn set_up(&self, stdio: ChildStdio, report: RawFd) -> Result<(), Failure> {
         // The operation's: the root of init, the host's procfs, other ends of sockets.
-        self.executor
-            .close_descriptors(stdio.descriptors().chain([report]));
+        self.executor.close_descriptors(
+            stdio
+                .descriptors()
+                .chain([report])
+                .chain(self.users.as_ref().map(AsRawFd::as_raw_fd)),
+        );
         let process = self.process;
         let syscall = create_syscall();
         let syscall = syscall.as_ref();
         nix::unistd::setsid().map_err(|error| internal("setsid", &error))?;
+        if let Some(view) = &self.view {
+            view.enter()?;
+        }
+        if let Some(users) = &self.users {
+            setns(users, CloneFlags::CLONE_NEWUSER)
+                .map_err(|error| internal("join the user namespace", &error))?;
+        }
         if self.has_user_namespace {
             // The shim's user may have no place in the namespace; its root has.
             set_user(0, 0).map_err(|error| internal("become root", &error))?;
-        }
-        if let Some(view) = &self.view {
-            view.enter()?;
         }
         connect(stdio, syscall)?;
         let no_new_privileges = process.no_new_privileges() == Some(true);

@@ -21,6 +21,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Mount, Spec};
 
 use crate::cgroup_files::is_unified;
 use crate::guest_view::{has_own, mount_points};
+use crate::id_mappings::{IdMappings, to_host};
 
 /// Where the kernel's file systems are, in the order in which they are mounted.
 const PLACES: [&str; 6] = [
@@ -67,6 +68,7 @@ impl NativeView {
     pub(crate) fn of(spec: &Spec, table: &str) -> Result<Option<Self>, Failure> {
         // A cgroup v1 would show the host's tree.
         let shows_cgroup = is_unified()? && has_own(spec, LinuxNamespaceType::Cgroup);
+        let ids = IdMappings::of_spec(spec);
         let mounts: Vec<Mount> = PLACES
             .iter()
             .filter_map(|place| {
@@ -74,7 +76,7 @@ impl NativeView {
                 mounts.find(|mount| mount.destination() == Path::new(place) && is_kernels(mount))
             })
             .filter(|mount| kind(mount) != "cgroup" || shows_cgroup)
-            .cloned()
+            .map(|mount| with_host_ids(mount, &ids))
             .collect();
         if !mounts.iter().any(|mount| kind(mount) == "proc") {
             return Ok(None);
@@ -97,7 +99,9 @@ impl NativeView {
 
     /// Mounts it in a new mount namespace, which is this process's from then on.
     ///
-    /// For a process that is in the container's other namespaces and is root there.
+    /// For a process that is in the container's other namespaces and is root there; if there is a user
+    /// namespace, it is the host's root, and not in that yet. Then the mounts are the host's, too, and root
+    /// of the container cannot change them.
     pub(crate) fn enter(&self) -> Result<(), Failure> {
         unshare(CloneFlags::CLONE_NEWNS).map_err(|error| failed("unshare", error))?;
         for wanted in &self.mounts {
@@ -155,6 +159,32 @@ impl NativeView {
         }
         Ok(())
     }
+}
+
+/// A file system that the host's root mounts for a container with a user namespace: its files are those
+/// of the container's root, as they would be if that had mounted it.
+fn with_host_ids(mount: &Mount, ids: &IdMappings) -> Mount {
+    let mut mount = mount.clone();
+    let (Some(uid), Some(gid)) = (to_host(&ids.uids, 0), to_host(&ids.gids, 0)) else {
+        return mount;
+    };
+    let owned_by_mounter = kind(&mount) == "tmpfs";
+    let mut options = mount.options().clone().unwrap_or_default();
+    for (name, ids, root) in [("uid=", &ids.uids, uid), ("gid=", &ids.gids, gid)] {
+        let mut named = false;
+        for option in &mut options {
+            let id = option.strip_prefix(name).and_then(|id| id.parse().ok());
+            if let Some(id) = id {
+                named = true;
+                *option = format!("{name}{}", to_host(ids, id).unwrap_or(root));
+            }
+        }
+        if owned_by_mounter && !named {
+            options.push(format!("{name}{root}"));
+        }
+    }
+    mount.set_options(Some(options));
+    mount
 }
 
 fn kind(mount: &Mount) -> &str {
@@ -270,6 +300,27 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_hosts_root_mounts_belongs_to_the_containers() {
+        let mount = |kind: &str, options: &[&str]| {
+            oci_spec::runtime::MountBuilder::default()
+                .destination("/dev")
+                .typ(kind)
+                .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .build()
+                .unwrap()
+        };
+        let ids = IdMappings::from_options("0:1000:10", "0:2000:10").unwrap();
+        let options = |mount: &Mount, ids| with_host_ids(mount, ids).options().clone().unwrap();
+        let tmpfs = mount("tmpfs", &["mode=755"]);
+        assert_eq!(options(&tmpfs, &ids), ["mode=755", "uid=1000", "gid=2000"]);
+        assert_eq!(options(&tmpfs, &IdMappings::default()), ["mode=755"]);
+        let devpts = mount("devpts", &["gid=5", "mode=620"]);
+        assert_eq!(options(&devpts, &ids), ["gid=2005", "mode=620"]);
+        let unmapped = mount("tmpfs", &["uid=3", "gid=50"]);
+        assert_eq!(options(&unmapped, &ids), ["uid=1003", "gid=2000"]);
+    }
 
     #[test]
     fn volumes_below_dev_are_found_once() {

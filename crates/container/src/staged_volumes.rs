@@ -101,7 +101,10 @@ pub(crate) fn stage(
     users: Option<&UserNamespace>,
     is_guest: bool,
 ) -> Result<Option<StagedVolumes>, Failure> {
-    let wanted = |mount: &Mount| is_mapped(mount) || (users.is_some() && is_bind(mount));
+    // What libcontainer makes itself, as the container's directories of cgroup v1, it can bind, too.
+    let is_there = |mount: &Mount| mount.source().as_deref().is_some_and(Path::exists);
+    let wanted =
+        |mount: &Mount| is_mapped(mount) || (users.is_some() && is_bind(mount) && is_there(mount));
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     if !mounts.iter().any(wanted) {
         return Ok(None);
