@@ -130,6 +130,12 @@ else
   runtime_type = "io.containerd.wasmtime.v1"
   pod_annotations = ["lighter.dev/*"]
   container_annotations = ["lighter.dev/*"]
+# This containerd asks shims of runc's type alone whether they can have user namespaces.
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.wasmtime-users]
+  runtime_type = "io.containerd.runc.v2"
+  runtime_path = "$LIGHTER_BIN/containerd-shim-wasmtime-v1"
+  pod_annotations = ["lighter.dev/*"]
+  container_annotations = ["lighter.dev/*"]
 END
 fi
 service containerd
@@ -262,6 +268,11 @@ apiVersion: node.k8s.io/v1
 kind: RuntimeClass
 metadata: {name: wasmtime}
 handler: wasmtime
+---
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: wasmtime-users}
+handler: wasmtime-users
 END
 daemon coredns -conf /etc/kubernetes/names
 daemon metrics-server --kubeconfig $KUBECONFIG --authentication-kubeconfig $KUBECONFIG \

@@ -198,6 +198,8 @@ fn in_member<T>(
         -1 => return Err(failed(&std::io::Error::last_os_error())),
         0 => {
             die_with(parent);
+            // Whoever has the namespace already must not look into this process, which is the host's.
+            let _ = nix::sys::prctl::set_dumpable(false);
             // Its own ends would keep both pipes open.
             drop((outcome, opener));
             let entered = enter().map_or_else(|error| error as i32, |()| 0);

@@ -137,18 +137,41 @@ impl Cri {
     /// The same with this name.
     #[track_caller]
     pub fn pod_named(&self, name: &str, annotations: &Value) -> Pod<'_> {
+        self.run_pod(name, annotations, &json!({}))
+    }
+
+    /// Runs a pod with a user namespace in which all ids are `first` and the following of the host.
+    /// The value is the `security_context` that its containers have to have, too.
+    #[track_caller]
+    pub fn pod_with_users(&self, first: u32) -> (Pod<'_>, Value) {
+        let range = json!([{ "container_id": 0, "host_id": first, "length": 65536 }]);
+        // Mode 0 is the pod's.
+        let users = json!({ "mode": 0, "uids": range, "gids": range });
+        let pod = self.run_pod(
+            &self.containerd.next_id(),
+            &json!({}),
+            &json!({ "userns_options": users }),
+        );
+        let options = json!({ "network": 2, "userns_options": users });
+        (pod, json!({ "namespace_options": options }))
+    }
+
+    /// Runs a pod in the node's network, with these other options of its namespaces.
+    fn run_pod(&self, name: &str, annotations: &Value, namespaces: &Value) -> Pod<'_> {
         let place = self.containerd.folder();
         let (logs, cgroup) = (place.join("logs"), self.containerd.namespace());
         let cgroup = Driver::of_tests().top(cgroup);
         fs::create_dir_all(&logs).expect("make the folder of logs");
         // Network mode 2 is the node's.
+        let mut options = namespaces.clone();
+        options["network"] = json!(2);
         let pod = json!({
             "metadata": { "name": name, "namespace": "default", "uid": name, "attempt": 1 },
             "annotations": annotations,
             "log_directory": logs,
             "linux": {
                 "cgroup_parent": format!("/{cgroup}"),
-                "security_context": { "namespace_options": { "network": 2 } },
+                "security_context": { "namespace_options": options },
             },
         });
         let file = self.request(name, &pod);

@@ -31,20 +31,37 @@ pub struct Docker {
 impl Docker {
     /// Starts containerd and dockerd and waits until both answer.
     pub fn start() -> Self {
-        Self::start_with(true)
+        Self::start_with(true, false)
     }
 
     /// The same with images in dockerd's own store, as engines have it that were upgraded.
     pub fn start_with_graph_driver() -> Self {
-        Self::start_with(false)
+        Self::start_with(false, false)
     }
 
-    fn start_with(containerd_store: bool) -> Self {
+    /// One whose containers have a user namespace (`userns-remap`): their users are [`REMAPPED`] and the
+    /// following of the host.
+    ///
+    /// Such an engine takes its images from its own store alone, and the range of a user, `nobody`, from
+    /// /etc/subuid, which is another file in its mount namespace.
+    pub fn start_with_user_namespaces() -> Self {
+        Self::start_with(false, true)
+    }
+
+    fn start_with(containerd_store: bool, user_namespaces: bool) -> Self {
         let folder = daemon(&["docker-"]).join("usr");
         let containerd = Containerd::start(Version::V2);
         let place = containerd.folder();
-        fs::write(place.join("daemon.json"), configuration(containerd_store))
-            .expect("write daemon.json");
+        let text = configuration(containerd_store, user_namespaces);
+        fs::write(place.join("daemon.json"), text).expect("write daemon.json");
+        if user_namespaces {
+            let ranges = format!("nobody:{REMAPPED}:65536\n");
+            fs::write(place.join("ranges"), ranges).expect("write the ranges of users");
+            // What the engine mounts there, the shims have to see.
+            let data = place.join("docker-data").display().to_string();
+            let share = "mkdir \"$0\" && mount --bind \"$0\" \"$0\" && mount --make-shared \"$0\"";
+            Call::new("sh", ["-c", share, &data]).ok();
+        }
         let plugins = place.join("cli/cli-plugins");
         fs::create_dir_all(&plugins).expect("make the folder of docker's configuration");
         let buildx = "usr/libexec/docker/cli-plugins/docker-buildx";
@@ -53,7 +70,7 @@ impl Docker {
             plugins.join("docker-buildx"),
         )
         .expect("link docker's plugin");
-        let mut daemon = launch(&folder, &containerd);
+        let mut daemon = launch(&folder, &containerd, user_namespaces);
         daemon.await_ready(|| docker(&folder, place, ["version"]));
         Self {
             daemon,
@@ -142,20 +159,27 @@ impl Drop for Docker {
     }
 }
 
-fn launch(folder: &Path, containerd: &Containerd) -> Daemon {
+/// The host's number of the root of a container of [`Docker::start_with_user_namespaces`].
+pub const REMAPPED: u32 = 1_500_000;
+
+fn launch(folder: &Path, containerd: &Containerd, user_namespaces: bool) -> Daemon {
     let place = containerd.folder();
     let at = |name: &str| place.join(name).display().to_string();
     let namespace = containerd.namespace();
     let mut command = Command::new("unshare");
+    let mut first = "ip link set lo up && exec \"$@\"".to_owned();
+    if user_namespaces {
+        command.args(["--mount", "--propagation", "unchanged"]);
+        // Private: what is mounted on the root below must not appear on the host.
+        let ranges = at("ranges");
+        let hide = format!(
+            "mount --make-private / && for f in /etc/subuid /etc/subgid; do mount --bind {ranges} $f || exit; done && "
+        );
+        first.insert_str(0, &hide);
+    }
     command
         // The shell is replaced by dockerd, so that the child's pid is dockerd's.
-        .args([
-            "--net",
-            "sh",
-            "-c",
-            "ip link set lo up && exec \"$@\"",
-            "sh",
-        ])
+        .args(["--net", "sh", "-c", &first, "sh"])
         .arg(folder.join("sbin/dockerd"))
         .args(["--config-file", &at("daemon.json")])
         .args(["--host", &format!("unix://{}", at("docker.sock"))])
@@ -193,8 +217,9 @@ where
         .env("DOCKER_CONFIG", place.join("cli"))
 }
 
-fn configuration(containerd_store: bool) -> String {
+fn configuration(containerd_store: bool, user_namespaces: bool) -> String {
     serde_json::json!({
+        "userns-remap": if user_namespaces { "nobody:nogroup" } else { "" },
         "features": { "containerd-snapshotter": containerd_store },
         "exec-opts": ["native.cgroupdriver=cgroupfs"],
         "log-level": "info",

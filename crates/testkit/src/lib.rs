@@ -53,7 +53,7 @@ pub use cgroup::{Driver, Hierarchy};
 pub use collector::{Collector, ReceivedSpan};
 pub use containerd::{Containerd, Version};
 pub use cri::{Cri, Ended, Pod};
-pub use docker::Docker;
+pub use docker::{Docker, REMAPPED};
 pub use guests::guest;
 pub use image::{Image, digest};
 pub use leaks::Leaks;

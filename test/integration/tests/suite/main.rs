@@ -35,6 +35,7 @@ mod stdio;
 mod task_api;
 mod terminal;
 mod traces;
+mod user_namespaces;
 mod versions;
 mod wasm;
 mod worlds;

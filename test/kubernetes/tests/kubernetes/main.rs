@@ -19,4 +19,5 @@ mod restarts;
 mod rollout;
 mod security;
 mod sidecars;
+mod user_namespaces;
 mod volumes;

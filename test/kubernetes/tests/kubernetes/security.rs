@@ -131,18 +131,3 @@ fn a_shared_process_namespace_shows_the_guest_to_its_neighbour() {
     });
     assert_ne!(Guest::of(&again, "hello"), before);
 }
-
-#[test]
-fn a_user_namespace_is_refused_with_the_reason() {
-    let space = Space::new("user-namespace");
-    let mut private = pod("hello", &[wasm("hello", &["/hello.wasm"])]);
-    private["spec"]["hostUsers"] = json!(false);
-    space.apply(&private);
-    space.await_described(
-        "hello",
-        &[
-            "FailedCreatePodSandBox",
-            "RuntimeClass handler \"wasmtime\" does not support user namespaces",
-        ],
-    );
-}
