@@ -56,23 +56,14 @@ fn guests_and_linux_programs_are_root_of_their_pod_alone() {
     assert_eq!(answer.body, "a setting");
 
     let tools = |script: &str| {
-        space
-            .exec("first", ["-c", "tools", "--", "sh", "-c", script])
-            .ok()
+        let exec = ["exec", "first", "-c", "tools", "--", "sh", "-c", script];
+        space.kubectl(exec).ok()
     };
     let map = tools("cat /proc/self/uid_map");
     let map: Vec<&str> = map.split_whitespace().collect();
     assert_eq!(map, ["0", &root.to_string(), "65536"]);
     // A guest that is executed there is the same root.
-    let write = [
-        "-c",
-        "hello",
-        "--",
-        "/files.wasm",
-        "write",
-        "/own/guest",
-        "x",
-    ];
+    let write = ["/files.wasm", "write", "/own/guest", "x"];
     let written = space.exec("first", write).ok();
     assert_eq!(written, "write /own/guest: ok\n");
     assert_eq!(
