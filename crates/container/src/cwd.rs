@@ -7,6 +7,8 @@ use lighter_core::Failure;
 use oci_spec::runtime::Spec;
 
 use crate::mount_points::{ContainerTree, is_bind, is_read_only};
+use crate::volume_plan::is_mapped;
+use crate::{stdio, user_namespace};
 
 /// Creates the container's working directory if it does not exist, as runc does.
 ///
@@ -46,14 +48,22 @@ pub(crate) fn create_missing(
     if root.resolve(rest).is_ok() {
         return Ok(false);
     }
-    if place.mount.is_some_and(|(_, mount)| is_read_only(mount)) {
+    let mount = place.mount.map(|(_, mount)| mount);
+    if mount.is_some_and(is_read_only) {
         return Err(Failure::invalid(format!(
             "cannot create the working directory {}: the volume at {} is read-only; create it in the volume, or choose another",
             process.cwd().display(),
             covered.display()
         )));
     }
-    let _ = root.mkdir_all(rest, &std::fs::Permissions::from_mode(0o755));
+    // A volume with the container's ids has those of the host for who is on the host.
+    let owner = match mount.is_some_and(is_mapped) {
+        true => (0, 0),
+        false => stdio::host_owner(spec, None),
+    };
+    user_namespace::as_owner(owner, || {
+        let _ = root.mkdir_all(rest, &std::fs::Permissions::from_mode(0o755));
+    });
     Ok(false)
 }
 

@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -25,17 +24,15 @@ use oci_spec::runtime::{Process, Spec};
 use crate::console::{self, Terminal};
 use crate::diagnosis::Diagnosis;
 use crate::executor::{ContainerExecutor, GuestContext, Workload};
-use crate::fork::{ShimLink, pidfd_open};
+use crate::fork::ShimLink;
 use crate::manage::ContainerLocation;
 use crate::memory_limit::{self, MemoryLimit};
 use crate::memory_map::{MemoryMapSender, host_proc};
 use crate::native_view::NativeView;
+use crate::running_init::Init;
 use crate::spec_file::{load_process, load_spec};
 use crate::trace::{GuestEnd, TraceRequest};
 use crate::{cgroup_files, executor, guest_privileges, init, keyring, stdio, user_namespace};
-
-/// `CLONE_NEWTIME` (linux/sched.h).
-const TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 
 /// What Exec is asked for.
 #[derive(Clone, Debug)]
@@ -203,94 +200,6 @@ fn wait_for_exec(outcome: OwnedFd, diagnosis: &Diagnosis) -> Result<(), Failure>
     let failure = serde_json::from_slice(&report)
         .unwrap_or_else(|_| Failure::internal("the process ended while it was set up"));
     Err(diagnosis.explain(failure))
-}
-
-/// The container's init, seen from outside.
-struct Init {
-    pid: i32,
-    pidfd: OwnedFd,
-    /// What it has that this process has not.
-    namespaces: CloneFlags,
-}
-
-impl Init {
-    fn find(pid: i32) -> Result<Self, Failure> {
-        let gone = || {
-            Failure::new(
-                ErrorClass::FailedPrecondition,
-                "the container's init has ended",
-            )
-        };
-        let pidfd = pidfd_open(pid).map_err(|_| gone())?;
-        // The shim's child: no other process has got the number of one that has just ended.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
-        let parent = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        if parent != Some(nix::unistd::getppid().as_raw()) {
-            return Err(gone());
-        }
-        Ok(Self {
-            pid,
-            pidfd,
-            namespaces: differing_namespaces(pid).map_err(|_| gone())?,
-        })
-    }
-
-    fn has_user_namespace(&self) -> bool {
-        self.namespaces.contains(CloneFlags::CLONE_NEWUSER)
-    }
-
-    /// Its user namespace, if the process has to mount file systems before it joins that: within, the
-    /// kernel mounts a procfs only for who sees one already.
-    fn late_user_namespace(&self, has_view: bool) -> Result<Option<OwnedFd>, Failure> {
-        if !has_view || !self.has_user_namespace() {
-            return Ok(None);
-        }
-        let path = format!("/proc/{}/ns/user", self.pid);
-        let file = File::open(&path)
-            .map_err(|error| Failure::internal(format!("cannot open {path}: {error}")))?;
-        Ok(Some(file.into()))
-    }
-
-    /// The table of its mounts (proc_pid_mountinfo(5)).
-    fn mounts(&self) -> Result<String, Failure> {
-        let path = format!("/proc/{}/mountinfo", self.pid);
-        std::fs::read_to_string(&path)
-            .map_err(|error| Failure::internal(format!("cannot read {path}: {error}")))
-    }
-
-    /// The root of its file system.
-    fn root(&self) -> PathBuf {
-        format!("/proc/{}/root", self.pid).into()
-    }
-}
-
-fn differing_namespaces(pid: i32) -> std::io::Result<CloneFlags> {
-    let identity = |path: String| {
-        let metadata = std::fs::metadata(path)?;
-        std::io::Result::Ok((metadata.dev(), metadata.ino()))
-    };
-    let mut differing = CloneFlags::empty();
-    for (name, flag) in [
-        ("user", CloneFlags::CLONE_NEWUSER),
-        ("mnt", CloneFlags::CLONE_NEWNS),
-        ("pid", CloneFlags::CLONE_NEWPID),
-        ("net", CloneFlags::CLONE_NEWNET),
-        ("ipc", CloneFlags::CLONE_NEWIPC),
-        ("uts", CloneFlags::CLONE_NEWUTS),
-        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
-        ("time", TIME),
-    ] {
-        // A kernel may lack a kind.
-        let Ok(own) = identity(format!("/proc/self/ns/{name}")) else {
-            continue;
-        };
-        if own != identity(format!("/proc/{pid}/ns/{name}"))? {
-            differing |= flag;
-        }
-    }
-    Ok(differing)
 }
 
 /// Takes this process into the container, as far as its child inherits that: limits while the

@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use lighter_core::Failure;
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use oci_spec::runtime::{Mount, Spec};
 
 use crate::mount_points::{is_bind, is_read_only};
-use crate::{copy_up, namespace, stdio};
+use crate::{child, copy_up, namespace, stdio, user_namespace};
 
 /// The option of a tmpfs that starts with what it covers.
 const COPY_UP: &str = "tmpcopyup";
@@ -76,10 +75,21 @@ impl LateMounts {
         if self.copied.is_empty() && self.missing_cwd.is_none() && self.propagation.is_empty() {
             return Ok(());
         }
+        if self.root == (0, 0) || self.copied.is_empty() {
+            return namespace::within(pid, CloneFlags::CLONE_NEWNS, || {
+                self.copy()?;
+                self.apply_here()
+            });
+        }
+        // The owners of what is copied have a place in the file system for who is in the namespace.
+        child::apart(|| {
+            user_namespace::enter(pid)?;
+            self.copy()
+        })?;
         namespace::within(pid, CloneFlags::CLONE_NEWNS, || self.apply_here())
     }
 
-    fn apply_here(&self) -> Result<(), Failure> {
+    fn copy(&self) -> Result<(), Failure> {
         for (mount, read_only) in &self.copied {
             copy_up::fill(mount, *read_only).map_err(|error| {
                 let mount = mount.display();
@@ -88,6 +98,10 @@ impl LateMounts {
                 ))
             })?;
         }
+        Ok(())
+    }
+
+    fn apply_here(&self) -> Result<(), Failure> {
         if let Some(cwd) = &self.missing_cwd {
             self.create_cwd(cwd)?;
         }
@@ -102,12 +116,7 @@ impl LateMounts {
 
     /// Here, `/` is the root of the container: no link leads out of it.
     fn create_cwd(&self, cwd: &Path) -> Result<(), Failure> {
-        // Without a place in a user namespace, the host's root can create nothing in its tmpfs.
-        let (uid, gid) = (Uid::from_raw(self.root.0), Gid::from_raw(self.root.1));
-        let (own_gid, own_uid) = (setfsgid(gid), setfsuid(uid));
-        let created = std::fs::create_dir_all(cwd);
-        setfsuid(own_uid);
-        setfsgid(own_gid);
+        let created = user_namespace::as_owner(self.root, || std::fs::create_dir_all(cwd));
         created.map_err(|error| {
             Failure::invalid(format!(
                 "cannot create the working directory {}: {error}; choose another",

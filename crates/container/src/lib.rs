@@ -42,6 +42,7 @@ mod namespace;
 mod native_spec;
 mod native_view;
 mod rootfs;
+mod running_init;
 mod spec_file;
 mod staged_volumes;
 mod state_dir;
@@ -52,6 +53,7 @@ mod trace;
 mod update;
 mod user_namespace;
 mod validation;
+mod volume_plan;
 mod warnings;
 
 pub use child::{apart, detached};

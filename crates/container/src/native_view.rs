@@ -315,7 +315,8 @@ mod tests {
         let options = |mount: &Mount, ids| with_host_ids(mount, ids).options().clone().unwrap();
         let tmpfs = mount("tmpfs", &["mode=755"]);
         assert_eq!(options(&tmpfs, &ids), ["mode=755", "uid=1000", "gid=2000"]);
-        assert_eq!(options(&tmpfs, &IdMappings::default()), ["mode=755"]);
+        let none = IdMappings::default();
+        assert_eq!(options(&tmpfs, &none), ["mode=755"]);
         let devpts = mount("devpts", &["gid=5", "mode=620"]);
         assert_eq!(options(&devpts, &ids), ["gid=2005", "mode=620"]);
         let unmapped = mount("tmpfs", &["uid=3", "gid=50"]);

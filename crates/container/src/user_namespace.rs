@@ -25,10 +25,10 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{Pid, pipe2, setfsgid, setfsuid, setresgid, setresuid};
 use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Spec};
 
-use crate::fork::die_with;
+use crate::fork::{die_with, pidfd_open};
 use crate::id_mappings::{IdMappings, table};
 
 /// A user namespace, held by a descriptor.
@@ -158,6 +158,35 @@ impl AsFd for UserNamespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Does something as the user and group `owner` as far as files go: what is created belongs to them, and
+/// what they may not do is not done. The host's root has no place in the file systems of a user namespace.
+///
+/// Only for a forked operation, which has one thread.
+pub(crate) fn as_owner<T>((uid, gid): (u32, u32), work: impl FnOnce() -> T) -> T {
+    if (uid, gid) == (0, 0) {
+        return work();
+    }
+    let (own_gid, own_uid) = (setfsgid(gid.into()), setfsuid(uid.into()));
+    let done = work();
+    setfsuid(own_uid);
+    setfsgid(own_gid);
+    done
+}
+
+/// Takes this process into the user and the mount namespace of the process `pid`, as root there.
+pub(crate) fn enter(pid: i32) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::internal(format!(
+            "cannot enter the container's user namespace: {error}"
+        ))
+    };
+    let init = pidfd_open(pid).map_err(|error| failed(&error))?;
+    setns(&init, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .and_then(|()| setresgid(0.into(), 0.into(), 0.into()))
+        .and_then(|()| setresuid(0.into(), 0.into(), 0.into()))
+        .map_err(|error| failed(&error))
 }
 
 /// Gives a spec that has no mappings those of the user namespace of the process `pid`.

@@ -439,6 +439,43 @@ fn an_exec_beside_a_guest_sees_the_kernel_in_a_user_namespace_too() {
     containerd.remove(&id);
 }
 
+/// The working directory and what a tmpfs is filled with are made from outside, where the container's
+/// root is nobody.
+#[test]
+fn what_is_made_for_a_container_belongs_to_its_root() {
+    let shim = Shim::start();
+    let rootfs = shim.rootfs();
+    fs::create_dir(rootfs.join("filled")).unwrap();
+    for (name, uid) in [
+        ("filled/root", 100_000),
+        ("filled/user", 101_000),
+        ("", 100_000),
+    ] {
+        let path = rootfs.join(name);
+        if !name.is_empty() {
+            fs::write(&path, "x").unwrap();
+        }
+        chown(&path, Some(uid), Some(uid)).unwrap();
+    }
+    let script = "/bin/sh -c 'stat -c %u . .. /filled/root /filled/user' > /out";
+    for cwd in ["/made/here", "/tmp/made/here"] {
+        let mut spec = with_users(&shim, "a", &["/bin/sh", "-c", script], 100_000);
+        spec["process"]["cwd"] = json!(cwd);
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        for (place, options) in [("/tmp", json!([])), ("/filled", json!(["tmpcopyup"]))] {
+            mounts.push(json!({
+                "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options,
+            }));
+        }
+        shim.create("a", &spec).unwrap();
+        shim.start_task("a").unwrap();
+        assert_eq!(shim.wait_for("a", ""), Ok(0), "{cwd}");
+        let owners = fs::read_to_string(rootfs.join("out")).unwrap();
+        assert_eq!(owners, "0\n0\n0\n1000\n", "{cwd}");
+        shim.remove("a");
+    }
+}
+
 /// In a user namespace nobody may raise a limit, so it is set from outside.
 #[test]
 fn limits_above_the_shims_hold_in_a_user_namespace() {
