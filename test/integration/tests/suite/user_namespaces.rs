@@ -5,7 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use lighter_testkit::shim::{Shim, Stdio};
-use lighter_testkit::{Cri, Docker, Image, Process, REMAPPED, RUNC, Version, WASMTIME, guest};
+use lighter_testkit::{
+    Call, Cri, Docker, Image, Process, REMAPPED, RUNC, Version, WASMTIME, guest,
+};
 use serde_json::{Value, json};
 
 use crate::{containerd_with, init};
@@ -100,10 +102,10 @@ fn several_mappings_do_what_they_do_with_runc() {
     );
     let scripts = [
         "cat /proc/self/uid_map /proc/self/gid_map; /ids; cat /proc/self/setgroups",
-        "touch /new && ls -lnd /new /of-user /bin /dev/null /proc /sys; echo x > /dev/null; echo $?",
+        "touch /new && stat -c '%n %u %g %a %F' /new /of-user /bin /dev/null /proc /sys; echo x > /dev/null; echo $?",
         "cut -d' ' -f2,3 /proc/mounts | sort; cat /volume/file; touch /volume/x; echo $?",
         "hostname other; hostname; mknod /tmp/null c 1 3; echo $?; mount -t tmpfs none /tmp; echo $?",
-        "sleep 100 & kill $!; wait $!; echo $?; chown 1000:1000 /tmp && ls -lnd /tmp",
+        "sleep 100 & kill $!; wait $!; echo $?; chown 1000:1000 /tmp && stat -c '%u %g' /tmp",
     ];
     for users in [&RANGES[..], &SHOWN] {
         for user in [&[][..], &["--user", "1000:1000"]] {
@@ -384,12 +386,18 @@ fn a_guest_in_a_user_namespace_is_confined_as_without() {
         (confined, mounts, dev, open, id)
     };
     // The host's kernel file systems come with a volume, which nobody can unmount in the namespace.
-    let volumes = [
-        "--mount",
-        "type=bind,src=/,dst=/host,options=rbind:ro",
-        "--mount",
-        "type=bind,src=/proc,dst=/tables,options=rbind:ro",
-    ];
+    let host = containerd.folder().join("host");
+    let mounts = "mkdir \"$0\" && mount -t tmpfs tmpfs \"$0\" && mkdir \"$0\"/proc \"$0\"/data && \
+        mount -t proc proc \"$0\"/proc && mount -t tmpfs tmpfs \"$0\"/data";
+    Call::new("sh", ["-c".as_ref(), mounts.as_ref(), host.as_os_str()]).ok();
+    let bind = |source: &Path, place: &str| {
+        format!(
+            "type=bind,src={},dst={place},options=rbind:ro",
+            source.display()
+        )
+    };
+    let (all, tables) = (bind(&host, "/host"), bind(Path::new("/proc"), "/tables"));
+    let volumes = ["--mount", &all, "--mount", &tables];
     let users = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
     let without = facts(&volumes);
     let within = facts(&[&users[..], &volumes].concat());
@@ -400,6 +408,12 @@ fn a_guest_in_a_user_namespace_is_confined_as_without() {
         "{:?}",
         within.1
     );
+    assert!(
+        within.1.contains(&"/host/data tmpfs".to_owned()),
+        "{:?}",
+        within.1
+    );
+    assert!(host.join("proc/self").exists(), "the host keeps its own");
     assert_eq!(within.2, without.2);
     assert_eq!(within.3, without.3);
 }
@@ -414,14 +428,14 @@ fn an_exec_beside_a_guest_sees_the_kernel_in_a_user_namespace_too() {
     let id = run.arguments(["/sleep.wasm", "1000"]).detach();
     let pid = init(&containerd, &id);
     let before = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
-    let script = "id -u; cut -c1-22 /proc/self/uid_map; echo x > /dev/null && touch /dev/new && \
+    let script = "id -u; cut -c1-21 /proc/self/uid_map; echo x > /dev/null && touch /dev/new && \
         stat -c %u /dev /dev/new /dev/shm; ls /proc/1/root 2>&1 | head -n 1; cat /proc/1/comm; \
-        mount -t tmpfs none /tmp 2>/dev/null; echo $?";
+        mount -t tmpfs none /tmp 2>/dev/null || echo refused";
     let exec = ["tasks", "exec", "--exec-id", "e", &id, "sh", "-c", script];
     let stdout = containerd.ctr(exec).ok();
     assert_eq!(
         stdout,
-        "0\n         0     100000\n0\n0\n0\nls: /proc/1/root: Permission denied\nsleep.wasm\n1\n"
+        "0\n         0     100000\n0\n0\n0\nls: /proc/1/root: Permission denied\nsleep.wasm\nrefused\n"
     );
     let after = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     assert_eq!(before, after, "the guest sees nothing of it");
@@ -457,7 +471,8 @@ fn what_is_made_for_a_container_belongs_to_its_root() {
         }
         chown(&path, Some(uid), Some(uid)).unwrap();
     }
-    let script = "/bin/sh -c 'stat -c %u . .. /filled/root /filled/user' > /out";
+    fs::copy("/bin/busybox", rootfs.join("bin/stat")).unwrap();
+    let script = "stat -c %u . .. /filled/root /filled/user > /out";
     for cwd in ["/made/here", "/tmp/made/here"] {
         let mut spec = with_users(&shim, "a", &["/bin/sh", "-c", script], 100_000);
         spec["process"]["cwd"] = json!(cwd);
