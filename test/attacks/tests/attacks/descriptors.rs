@@ -108,9 +108,25 @@ fn with_terminal(mut process: Value) -> Value {
     process
 }
 
-/// Creates the container, with a terminal if wanted, and returns its init.
-fn create(shim: &Shim, id: &str, args: &[&str], terminal: bool) -> i32 {
+/// Gives a spec a user namespace, and a volume with its ids, which the operation mounts in front of it.
+fn add_users(shim: &Shim, spec: &mut Value) {
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    spec["linux"]["uidMappings"] = map.clone();
+    spec["linux"]["gidMappings"] = map;
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({ "type": "user" }));
+    spec["mounts"].as_array_mut().unwrap().push(json!({
+        "destination": "/tmp", "type": "bind", "source": shim.rootfs().join("tmp"),
+        "options": ["rbind", "idmap"],
+    }));
+}
+
+/// Creates the container, with a terminal and a user namespace if wanted, and returns its init.
+fn create(shim: &Shim, id: &str, args: &[&str], terminal: bool, users: bool) -> i32 {
     let mut spec = shim.spec(id, args);
+    if users {
+        add_users(shim, &mut spec);
+    }
     if !terminal {
         return shim.create(id, &spec).unwrap();
     }
@@ -126,9 +142,9 @@ fn create(shim: &Shim, id: &str, args: &[&str], terminal: bool) -> i32 {
 fn a_created_container_holds_nothing_of_the_host() {
     let shim = shim_with_sleep();
     for (kind, args) in programs() {
-        for terminal in [false, true] {
-            let id = format!("{kind}-{terminal}");
-            let init = create(&shim, &id, &args, terminal);
+        for (terminal, users) in [(false, false), (true, false), (false, true), (true, true)] {
+            let id = format!("{kind}-{terminal}-{users}");
+            let init = create(&shim, &id, &args, terminal, users);
             assert_harmless(&format!("{id}, created"), init);
             shim.start_task(&id).unwrap();
             let mut number = 0;
@@ -199,7 +215,7 @@ fn no_interpreter_is_found_through_a_descriptor() {
             // Both ways for each number would take minutes on the emulated machine.
             let terminal = (number as usize + index).is_multiple_of(2);
             let id = format!("n{number}-{index}");
-            create(&shim, &id, &["/attack"], terminal);
+            create(&shim, &id, &["/attack"], terminal, false);
             shim.start_task(&id).unwrap();
             let status = shim.wait(&id);
             assert!(!mark.exists(), "descriptor {number} by {way} ran {status}");
