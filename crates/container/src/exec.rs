@@ -179,6 +179,11 @@ fn run(
     wait_for_exec(outcome, &diagnosis)?;
     if let Some((socket, opened)) = socket {
         let master = console::receive(&socket).map_err(failed)?;
+        // This process is in the user namespace now, and users have the numbers that they have there.
+        let owner = match init.has_user_namespace() {
+            true => (process.user().uid(), process.user().gid()),
+            false => owner,
+        };
         console::adopt(&master, Some(&process), owner).map_err(failed)?;
         opened.hand_over(master, &mut executed, &mut link.passed_fds);
     }

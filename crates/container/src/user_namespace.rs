@@ -34,6 +34,9 @@ use crate::id_mappings::{IdMappings, table};
 /// A user namespace, held by a descriptor.
 pub(crate) struct UserNamespace {
     file: OwnedFd,
+    /// The others that its container joins. Who is in the user namespace may not open them all: those of
+    /// a guest's process are the host's root's.
+    others: Vec<(LinuxNamespaceType, OwnedFd)>,
 }
 
 impl UserNamespace {
@@ -54,7 +57,7 @@ impl UserNamespace {
         };
         let asked = asked.path().clone();
         let described = IdMappings::of_spec(spec);
-        let (namespace, mappings) = match asked {
+        let (mut namespace, mappings) = match asked {
             None if described.is_incomplete() => {
                 return Err(Failure::invalid(
                     "user namespaces enabled, but no namespace path to join nor mappings to apply specified",
@@ -77,6 +80,7 @@ impl UserNamespace {
                 "the user namespace has no root: map user and group 0 of the container in linux.uidMappings and linux.gidMappings",
             ));
         }
+        namespace.others = open_others(spec)?;
         Ok(Some(namespace))
     }
 
@@ -97,7 +101,7 @@ impl UserNamespace {
                 }
                 let file = File::open(format!("/proc/{pid}/ns/user"))
                     .map_err(|error| failed("open it", &error))?;
-                Ok(Self { file: file.into() })
+                Ok(Self::from(OwnedFd::from(file)))
             },
             |error| match error {
                 Errno::ENOSPC => failed(
@@ -123,19 +127,22 @@ impl UserNamespace {
             mappings_of,
             |error| failed(&error),
         )?;
-        Ok((Self { file }, mappings))
+        Ok((Self::from(file), mappings))
     }
 
-    /// Gives it to libcontainer, as a namespace that exists. Only in a process that inherits the
-    /// descriptor does the path mean anything.
+    /// Gives it to libcontainer, as a namespace that exists, with the others that are joined. Only in a
+    /// process that inherits the descriptors do the paths mean anything.
     ///
     /// Takes the limits of the process away, which [`set_limits`] sets.
     pub(crate) fn give_to(&self, spec: &mut Spec) {
         if let Some(mut linux) = spec.linux().clone() {
             let mut namespaces = linux.namespaces().clone().unwrap_or_default();
             for namespace in &mut namespaces {
+                let mut others = self.others.iter();
                 if namespace.typ() == LinuxNamespaceType::User {
-                    namespace.set_path(Some(self.path()));
+                    namespace.set_path(Some(path(&self.file)));
+                } else if let Some((_, file)) = others.find(|(typ, _)| *typ == namespace.typ()) {
+                    namespace.set_path(Some(path(file)));
                 }
             }
             linux.set_namespaces(Some(namespaces));
@@ -148,10 +155,43 @@ impl UserNamespace {
             spec.set_process(Some(process));
         }
     }
+}
 
-    fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+impl From<OwnedFd> for UserNamespace {
+    fn from(file: OwnedFd) -> Self {
+        Self {
+            file,
+            others: Vec::new(),
+        }
     }
+}
+
+fn path(file: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// The namespaces of other kinds that a spec names by their paths.
+fn open_others(spec: &Spec) -> Result<Vec<(LinuxNamespaceType, OwnedFd)>, Failure> {
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|it| it.namespaces().as_ref());
+    let mut others = Vec::new();
+    for namespace in namespaces.into_iter().flatten() {
+        let typ = namespace.typ();
+        if let Some(path) = namespace.path()
+            && typ != LinuxNamespaceType::User
+        {
+            let file = File::open(path).map_err(|error| {
+                Failure::invalid(format!(
+                    "cannot join the {typ} namespace {}: {error}",
+                    path.display()
+                ))
+            })?;
+            others.push((typ, file.into()));
+        }
+    }
+    Ok(others)
 }
 
 impl AsFd for UserNamespace {
