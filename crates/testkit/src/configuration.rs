@@ -43,6 +43,12 @@ pub(crate) enum CriPlugin {
 /// network, so that no network plugin is needed.
 fn cri(place: &Path, version: Version, cri_plugin: CriPlugin) -> String {
     let place = place.display();
+    // What a test may put there.
+    let plugins = if version == Version::V2 {
+        format!("bin_dirs = [\"{place}/cni-plugins\"]\n")
+    } else {
+        String::new()
+    };
     // Up to 1.7 one plugin has it all.
     let (plugin, sandbox) = if version == Version::V2 {
         let table = r#"[plugins."io.containerd.cri.v1.images".pinned_images]"#;
@@ -71,7 +77,7 @@ restrict_oom_score_adj = true
 {sandbox}
 [plugins."{plugin}".cni]
 conf_dir = "{place}/cni"
-{handler}"#
+{plugins}{handler}"#
     )
 }
 

@@ -1,6 +1,7 @@
 //! A private containerd as a kubelet uses it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,17 @@ pub struct Ended {
     /// Its log.
     pub log: String,
 }
+
+/// A network plugin (CNI 1.0) that gives a pod an address and changes nothing.
+const NETWORK_PLUGIN: &str = r#"#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.0.0"]}' ;;
+ADD)
+    echo '{"cniVersion":"1.0.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"'$CNI_NETNS'"}],
+        "ips":[{"address":"192.0.2.1/32","interface":0}]}'
+    ;;
+esac
+"#;
 
 /// The containerd namespace of the CRI.
 const NAMESPACE: &str = "k8s.io";
@@ -137,41 +149,68 @@ impl Cri {
     /// The same with this name.
     #[track_caller]
     pub fn pod_named(&self, name: &str, annotations: &Value) -> Pod<'_> {
-        self.run_pod(name, annotations, &json!({}))
+        // Network mode 2 is the node's.
+        self.run_pod(name, annotations, &json!({ "network": 2 }))
     }
 
-    /// Runs a pod with a user namespace in which all ids are `first` and the following of the host.
-    /// The value is the `security_context` that its containers have to have, too.
+    /// Runs a pod with a user namespace in which all ids are `first` and the following of the host. The
+    /// value is the `security_context` that its containers have to have, too.
+    ///
+    /// containerd has the network of such a pod in its user namespace, so that it needs a network plugin:
+    /// one that does nothing.
     #[track_caller]
     pub fn pod_with_users(&self, first: u32) -> (Pod<'_>, Value) {
         let range = json!([{ "container_id": 0, "host_id": first, "length": 65536 }]);
         // Mode 0 is the pod's.
         let users = json!({ "mode": 0, "uids": range, "gids": range });
-        let pod = self.run_pod(
-            &self.containerd.next_id(),
-            &json!({}),
-            &json!({ "userns_options": users }),
-        );
-        let options = json!({ "network": 2, "userns_options": users });
+        let options = json!({ "network": 0, "userns_options": users });
+        self.add_network();
+        let pod = self.run_pod(&self.containerd.next_id(), &json!({}), &options);
         (pod, json!({ "namespace_options": options }))
     }
 
-    /// Runs a pod in the node's network, with these other options of its namespaces.
+    fn add_network(&self) {
+        let place = self.containerd.folder();
+        let plugins = place.join("cni-plugins");
+        fs::create_dir_all(&plugins).expect("make the folder of network plugins");
+        for name in ["loopback", "nothing"] {
+            let file = plugins.join(name);
+            fs::write(&file, NETWORK_PLUGIN).expect("write a network plugin");
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&file, mode).expect("make the plugin executable");
+        }
+        let list =
+            json!({ "cniVersion": "1.0.0", "name": "nothing", "plugins": [{ "type": "nothing" }] });
+        fs::write(place.join("cni/nothing.conflist"), list.to_string()).expect("name the network");
+        let end = Instant::now() + Duration::from_secs(20);
+        let is_ready = || {
+            let info = self.call(&["info", "--output", "json"]).unwrap_or_default();
+            let info: Value = serde_json::from_str(&info).unwrap_or_default();
+            let conditions = info["status"]["conditions"].as_array().cloned();
+            conditions
+                .unwrap_or_default()
+                .iter()
+                .any(|condition| condition["type"] == "NetworkReady" && condition["status"] == true)
+        };
+        while !is_ready() {
+            assert!(Instant::now() < end, "containerd does not see the network");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Runs a pod with these options of its namespaces.
     fn run_pod(&self, name: &str, annotations: &Value, namespaces: &Value) -> Pod<'_> {
         let place = self.containerd.folder();
         let (logs, cgroup) = (place.join("logs"), self.containerd.namespace());
         let cgroup = Driver::of_tests().top(cgroup);
         fs::create_dir_all(&logs).expect("make the folder of logs");
-        // Network mode 2 is the node's.
-        let mut options = namespaces.clone();
-        options["network"] = json!(2);
         let pod = json!({
             "metadata": { "name": name, "namespace": "default", "uid": name, "attempt": 1 },
             "annotations": annotations,
             "log_directory": logs,
             "linux": {
                 "cgroup_parent": format!("/{cgroup}"),
-                "security_context": { "namespace_options": options },
+                "security_context": { "namespace_options": namespaces },
             },
         });
         let file = self.request(name, &pod);

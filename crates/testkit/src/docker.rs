@@ -26,6 +26,8 @@ pub struct Docker {
     daemon: Daemon,
     containerd: Containerd,
     folder: PathBuf,
+    /// Whether images are in containerd's store.
+    containerd_store: bool,
 }
 
 impl Docker {
@@ -76,6 +78,7 @@ impl Docker {
             daemon,
             containerd,
             folder,
+            containerd_store,
         }
     }
 
@@ -113,7 +116,11 @@ impl Docker {
         let file = self
             .folder()
             .join(format!("image-{}.tar", self.containerd.next_id()));
-        fs::write(&file, image.archive()).expect("write the image's archive");
+        let archive = match self.containerd_store {
+            true => image.archive(),
+            false => image.docker_archive(),
+        };
+        fs::write(&file, archive).expect("write the image's archive");
         self.docker([OsStr::new("load"), OsStr::new("--input"), file.as_os_str()])
             .output()
             .exits(0);

@@ -350,6 +350,23 @@ impl Image {
         archive.into_inner().expect("write to memory")
     }
 
+    /// The image of one layer as an archive of `docker save`, which engines without containerd's store
+    /// load, too.
+    pub fn docker_archive(&self) -> Vec<u8> {
+        let (_, contents) = self.parts();
+        let [layer, config, _] = &contents[..] else {
+            panic!("{} has more than one layer", self.name);
+        };
+        let manifest = json!([{
+            "Config": "config.json", "RepoTags": [self.reference()], "Layers": ["layer.tar"],
+        }]);
+        let mut archive = Builder::new(Vec::new());
+        append(&mut archive, "layer.tar", layer);
+        append(&mut archive, "config.json", config);
+        append(&mut archive, "manifest.json", &bytes(&manifest));
+        archive.into_inner().expect("write to memory")
+    }
+
     fn layer(&self) -> Vec<u8> {
         let mut entries = self.entries.clone();
         for path in self.entries.keys() {
