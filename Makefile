@@ -135,9 +135,9 @@ bench-http: test-build ## Compare services and computing guests with others, int
 bench-images: test-build ## Compare sizes of images and the time from pull to the first line with Linux images
 	cargo run --release --locked -p lighter-bench -- images
 
-dashboard: test-build ## Draw the dashboard of a real run, with a real Prometheus, into docs/dashboard.svg
+dashboard: test-build ## Draw the dashboard of a real run, with a real Prometheus, into docs/pictures/dashboard.svg
 	@test/setup/packages.sh prometheus wrk
-	cargo run --release --locked -p lighter-dashboard -- prometheus deploy/grafana/lighter.json docs/dashboard.svg
+	cargo run --release --locked -p lighter-dashboard -- prometheus deploy/grafana/lighter.json docs/pictures/dashboard.svg
 
 # FUZZ=... picks of the targets, which are the files in test/fuzz/fuzz_targets.
 SECONDS ?= 60

@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cri = Cri::start(Version::V2);
     let pods = pods::start(&cri);
     let folder = cri.containerd().folder();
-    // As on a node: docs/MONITORING.md, Prometheus.
+    // As on a node: docs/guides/monitoring.md, Prometheus.
     let token = folder.join("metrics-token").display().to_string();
     std::fs::write(&token, "a token of this run".replace(' ', "-"))?;
     let words = ["metrics", "--listen", METRICS, "--token-file", &token];

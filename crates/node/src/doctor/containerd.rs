@@ -48,7 +48,7 @@ fn handler(inspection: &Inspection) -> Finding {
 fn shim(inspection: &Inspection) -> Finding {
     match &inspection.shim {
         Some(path) if !inspection.is_own => Err(format!(
-            "containerd starts {}, which is not Lighter's: run `lighter install`, and see docs/INSTALL.md, Beside another shim",
+            "containerd starts {}, which is not Lighter's: run `lighter install`, and see docs/guides/runwasi.md",
             path.display()
         )),
         Some(path) => Ok(path.display().to_string()),

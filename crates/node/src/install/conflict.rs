@@ -13,7 +13,7 @@ use super::{HANDLER, RUNTIME_TYPE, SHIM, files};
 pub enum Conflict {
     /// The handler starts something else.
     #[error(
-        "the handler {HANDLER} of this containerd runs {runtime}, which is not Lighter's; give that handler another name (docs/INSTALL.md, Beside another shim), or take its name until Lighter is uninstalled by --replace-foreign"
+        "the handler {HANDLER} of this containerd runs {runtime}, which is not Lighter's; give that handler another name (docs/guides/runwasi.md), or take its name until Lighter is uninstalled by --replace-foreign"
     )]
     Handler { runtime: String },
     /// Our shim would be found in the place of another.

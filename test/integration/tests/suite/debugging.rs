@@ -343,7 +343,7 @@ fn perf_names_the_functions_of_a_guest() {
             "record", "-g", "-p", &pid, "-o", profile, "--", "sleep", "1",
         ];
         Call::new("perf", record).ok();
-        // As docs/DEBUGGING.md has it, while the container runs.
+        // As docs/guides/debugging.md has it, while the container runs.
         let report = "--pid --fork --mount-proc perf report --stdio --no-children -g caller --symfs /var/lib/lighter/artifacts/code -i";
         let report = Call::new("unshare", report.split(' ').chain([profile])).ok();
         for function in ["::busy_function", "::caller"] {

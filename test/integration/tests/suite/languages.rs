@@ -1,4 +1,4 @@
-//! One test behind each cell of the table in docs/LANGUAGES.md.
+//! One test behind each cell of the table in docs/guides/languages.md.
 
 use lighter_testkit::{Image, Network};
 

@@ -1,4 +1,4 @@
-//! The rules of a fork and the invariants of the process model (docs/ARCHITECTURE.md).
+//! The rules of a fork and the invariants of the process model (docs/explanation/architecture.md).
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};

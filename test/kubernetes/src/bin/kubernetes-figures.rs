@@ -1,5 +1,5 @@
 //! Seconds from `kubectl apply` to Ready, of 1 and of 30 pods: a guest on the shim under test beside
-//! busybox on runc, by the same probe. Prints a table as `docs/BENCHMARK.md` has it.
+//! busybox on runc, by the same probe. Prints a table as `docs/explanation/performance.md` has it.
 
 use std::time::{Duration, Instant};
 

@@ -175,7 +175,7 @@ fn a_new_installer_leaves_pods_alone(space: &Space) {
 
 /// What an owner may add: both programs see the guests that run.
 fn check_observers(deploy: &str) {
-    // As docs/MONITORING.md has it. Until the Secret is there, nothing listens.
+    // As docs/guides/monitoring.md has it. Until the Secret is there, nothing listens.
     const TOKEN: &str = "a-token-of-the-kubernetes-test";
     let secret = ["create", "secret", "generic", "lighter-metrics"];
     let namespace = ["-n", "lighter-system", "--from-file=token=/dev/stdin"];

@@ -11,7 +11,7 @@ fn hello(version: &str) -> Value {
     let mut hello = wasm("hello", &["/http-hello.wasm"]);
     hello["env"] = json!([{ "name": "RELEASE", "value": version }]);
     hello["readinessProbe"] = json!({ "httpGet": { "port": 8080 }, "periodSeconds": 1 });
-    // docs/OPTIONS.md: the time that kube-proxy needs to hear of the end.
+    // docs/reference/options.md: the time that kube-proxy needs to hear of the end.
     hello["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 3 } } });
     let mut pod = pod("hello", &[hello]);
     pod["spec"]["terminationGracePeriodSeconds"] = json!(30);
