@@ -11,8 +11,8 @@ fn hello(version: &str) -> Value {
     let mut hello = wasm("hello", &["/http-hello.wasm"]);
     hello["env"] = json!([{ "name": "RELEASE", "value": version }]);
     hello["readinessProbe"] = json!({ "httpGet": { "port": 8080 }, "periodSeconds": 1 });
-    // docs/reference/options.md: the time that kube-proxy needs to hear of the end.
-    hello["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 3 } } });
+    // docs/reference/annotations.md: the time that kube-proxy needs to hear of the end.
+    hello["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 5 } } });
     let mut pod = pod("hello", &[hello]);
     pod["spec"]["terminationGracePeriodSeconds"] = json!(30);
     pod
