@@ -22,6 +22,7 @@ PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
 .PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard fuzz lint fmt deny clean
+.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-docs test-docs-k8s site test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -98,6 +99,12 @@ test-k8s: test-build ## Test Wasm pods on a real cluster of one node (K8S_TESTS=
 	cargo test --release --locked --workspace --no-run --test kubernetes
 	@test/kubernetes/run.sh suite --test-threads=3 --skip installation:: $(K8S_TESTS)
 	@test/kubernetes/run.sh -b suite installation::
+
+test-docs: test-build ## Execute the commands of the README and the tutorials on real daemons
+	@GUEST_TOOL=$(BUILT)/guest-tool test/docs/run.sh
+
+test-docs-k8s: test-build ## Execute those for Kubernetes on a cluster of one node
+	@test/docs/run.sh --cluster
 
 bench-k8s: test-build ## Compare the time from apply to Ready with runc, on the same cluster
 	cargo build --release --locked --workspace --bin kubernetes-figures
