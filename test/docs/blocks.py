@@ -26,6 +26,13 @@ PRELUDE = {
     "cluster": """
         PATH=$PATH:$LIGHTER_BIN
         kind() { ctr -n k8s.io images import "${@: -1}"; }
+        # What a reader pulls from a registry.
+        lighter pack /bin/busybox --form native --name docker.io/library/busybox:stable \
+            --entrypoint /bin/sh --env PATH=/bin -o busybox.tar \
+            --file /bin/busybox:/bin/sh:755 --file /bin/busybox:/bin/sleep:755 \
+            --file /bin/busybox:/bin/uname:755 >busybox.log
+        kind load image-archive busybox.tar >>busybox.log
+        rm busybox.*
     """,
 }
 
