@@ -23,6 +23,7 @@ SHIM := containerd-shim-wasmtime-v1
 
 .PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard fuzz lint fmt deny clean
 .PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-docs test-docs-k8s site test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-docs test-docs-k8s docs check-docs site test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -106,6 +107,16 @@ test-docs: test-build ## Execute the commands of the README and the tutorials on
 test-docs-k8s: test-build ## Execute those for Kubernetes on a cluster of one node
 	@test/docs/run.sh --cluster
 
+docs: build ## Write the reference pages that are made from the programs
+	@test/docs/cli.py $(LIGHTER_BIN)/lighter
+
+check-docs: ## Compare the documentation with the code, and check its links and its form
+	@test/docs/check.py
+
+site: ## Build the documentation as a site, with search, into target/site
+	@test/setup/packages.sh python3-venv
+	@deploy/site/build.sh $(CARGO_TARGET_DIR)/site
+
 bench-k8s: test-build ## Compare the time from apply to Ready with runc, on the same cluster
 	cargo build --release --locked --workspace --bin kubernetes-figures
 	@test/kubernetes/run.sh figures
@@ -157,7 +168,7 @@ lint: packages ## Check formatting, clippy and the rules for dependencies
 	cargo fmt --manifest-path test/fuzz/Cargo.toml --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo clippy --release --locked --workspace --test kubernetes -- -D warnings
-	$(MAKE) deny
+	$(MAKE) deny check-docs
 
 deny: ## Check licences, sources and who may use which crate
 	@command -v cargo-deny >/dev/null || cargo install --quiet --locked --debug cargo-deny --version $(CARGO_DENY) --target-dir $(LIGHTER_CACHE)/cargo-deny

@@ -32,6 +32,7 @@ export CLONE=$root
 "$root/test/setup/packages.sh"
 "$root/test/setup/daemons.sh"
 
+"$here/cli.py" "$LIGHTER_BIN/lighter" --check
 if [ "$kind" = cluster ]; then
     "$root/deploy/release.sh" "$TARGET/package" >/dev/null
     # -b: the node does not know the handler, until the tutorial installs it.
