@@ -76,10 +76,11 @@ def check_form():
         if not path.startswith(("docs/", "README", ".github/")) or path in generated:
             continue
         for number, line in enumerate(read(path).splitlines(), 1):
-            alone = line.lstrip().startswith(("|", "[")) or " " not in line.strip("-* ")
+            # What cannot be broken: a row of a table, a link, a word.
+            alone = re.match(r"#|\s*(\||\[[^\]]+\]:|- \[.*\]\(\S+\)$)", line) or " " not in line.strip("-* ")
             if len(line) > LONGEST and not alone:
                 fault(f"{path}:{number}", f"has {len(line)} characters, {LONGEST} are allowed")
-        if path.startswith("docs/decisions/0") or path == "docs/CHANGELOG.md":
+        if path.startswith("docs/decisions/") or path == "docs/CHANGELOG.md":
             continue
         text = re.sub(r"`[^`]*`", "", prose(read(path)))
         for word, instead in DIALECT.items():
