@@ -70,6 +70,18 @@ def check_links():
                 fault(path, f"links to {target}, which has no such heading")
 
 
+def check_references():
+    """Pages that code, scripts and manifests name; runtime-v2.md is one of containerd's."""
+    listed = subprocess.run(
+        ["git", "grep", "-IhoE", "--untracked", r"(containerd `)?docs/[A-Za-z0-9/._-]+\.(md|svg)",
+         "--", ":!*.md", ":!deploy/site"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\n")
+    for path in set(listed):
+        if path not in ("", "docs/runtime-v2.md") and not path.startswith("containerd") and not (ROOT / path).exists():
+            fault("code", f"names {path}, which is not there: git grep {path}")
+
+
 def check_form():
     generated = {"docs/reference/cli.md"}
     for path in pages():
@@ -235,7 +247,7 @@ def check_facts():
             fault("deploy/site/mkdocs.yml", f"does not have {path.name}")
 
 
-for check in (check_links, check_form, check_marks, check_options, check_annotations, check_metrics,
+for check in (check_links, check_references, check_form, check_marks, check_options, check_annotations, check_metrics,
               check_exits, check_facts):
     check()
 for each in faults:

@@ -1,5 +1,5 @@
 //! Every form that an image of Wasm has, through every client. What a client itself refuses is
-//! in docs/guides/images.md, with the words that are demanded here.
+//! in docs/reference/images.md, with the words that are demanded here.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn layered(name: &str, media_type: &str, content: Vec<u8>) -> Image {
         .entrypoint(["/hello.wasm"])
 }
 
-/// The forms by their names in docs/guides/images.md, and whether the image has an entrypoint.
+/// The forms by their names in docs/reference/images.md, and whether the image has an entrypoint.
 fn forms() -> Vec<(&'static str, Image, bool)> {
     let artifact = |name: &str, config: &str, layer: &str| {
         Image::new(name)
