@@ -28,7 +28,7 @@ def on_page_markdown(markdown, page, **_):
             return match[0]
         if not os.path.exists(os.path.join(ROOT, path)):
             return match[0]  # strict mode names it
-        return f"`{path}`" if text.strip("`") == os.path.basename(path) else f"{text} (`{path}`)"
+        return f"`{path}`" if path.endswith(text.strip("`")) else f"{text} (`{path}`)"
 
     markdown = re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", name, markdown)
     return re.sub(r"^(\s*```\w+) .*$", r"\1", markdown, flags=re.M)
