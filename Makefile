@@ -21,9 +21,7 @@ export LIGHTER_BIN := $(CARGO_TARGET_DIR)/dist
 PREFIX ?= /usr/local
 SHIM := containerd-shim-wasmtime-v1
 
-.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard fuzz lint fmt deny clean
-.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-docs test-docs-k8s site test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard lint fmt deny clean
-.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-docs test-docs-k8s docs check-docs site test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard lint fmt deny clean
+.PHONY: help packages build install uninstall release installer-image sbom sample-images run test test-build test-runc test-cri test-k8s test-nn test-vm test-vm-systemd test-vm-both bench bench-http bench-images bench-k8s dashboard fuzz lint fmt deny clean test-docs test-docs-k8s site docs check-docs
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -88,6 +86,9 @@ test-build: packages
 
 test: test-build ## Run all tests, on real containerd and dockerd in private folders
 	cargo test --release --locked --workspace
+
+test-runc: test-build ## Compare a hundred features of bundles with runc 1.1 and 1.3
+	cargo test --release --locked --workspace --test runc -- --test-threads=2
 
 SUITE ?= critest
 HANDLER ?= wasmtime
