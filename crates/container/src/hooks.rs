@@ -1,7 +1,7 @@
 //! The hooks that libcontainer forgets.
 
 use libcontainer::container::{ContainerStatus, State};
-use libcontainer::hooks::run_hooks;
+use libcontainer::hooks::{HookError, run_hooks};
 use lighter_core::{ErrorClass, Failure};
 use oci_spec::runtime::Spec;
 
@@ -20,7 +20,12 @@ pub(crate) fn run_poststop(location: &ContainerLocation, spec: &Spec) {
     let mut state = State::new(location.id.as_str(), ContainerStatus::Stopped, None, bundle);
     state.annotations = spec.annotations().clone();
     if let Err(error) = run_hooks(hooks.poststop().as_ref(), Some(&state), None, None, None) {
-        let cause = Failure::from_error(ErrorClass::Internal, &error);
-        warnings::warn(format!("a poststop hook failed: {cause}"));
+        warn_of_poststop(&error);
     }
+}
+
+/// Reports a poststop hook that failed, which keeps nothing from being removed.
+pub(crate) fn warn_of_poststop(error: &HookError) {
+    let cause = Failure::from_error(ErrorClass::Internal, error);
+    warnings::warn(format!("a poststop hook failed: {cause}"));
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
 use crate::spec_file::load_spec;
-use crate::{cgroup_files, counters, rootfs};
+use crate::{cgroup_files, counters, hooks, rootfs};
 
 /// Which container, and where its files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,8 +234,11 @@ pub fn remove(location: &ContainerLocation) -> Result<(), Failure> {
             kill_cgroup(location);
         }
         cgroup_files::remove_below(location);
-        if let Err(error) = delete(location, &mut container) {
-            failures.push(Failure::from_error(ErrorClass::Internal, &error).message);
+        match delete(location, &mut container) {
+            Ok(()) => {}
+            // The rest of the removal goes on (runtime specification, "Lifecycle").
+            Err(LibcontainerError::Hook(error)) => hooks::warn_of_poststop(&error),
+            Err(error) => failures.push(Failure::from_error(ErrorClass::Internal, &error).message),
         }
     }
     if location.state().exists() || location.guest_bundle().exists() || !failures.is_empty() {

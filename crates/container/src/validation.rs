@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 /// InvalidArgument, in runc's words.
 pub(crate) fn check(spec: &Spec) -> Result<(), Failure> {
     check_namespaces(spec)?;
+    check_cwd(spec)?;
     let label = spec
         .process()
         .as_ref()
@@ -35,6 +36,16 @@ fn check_namespaces(spec: &Spec) -> Result<(), Failure> {
     Ok(())
 }
 
+fn check_cwd(spec: &Spec) -> Result<(), Failure> {
+    match spec.process() {
+        Some(process) if !process.cwd().is_absolute() => Err(Failure::invalid(format!(
+            "cwd must be an absolute path, and {:?} is not",
+            process.cwd()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn check_label(label: Option<&str>, has_selinux: bool) -> Result<(), Failure> {
     match label {
         Some(label) if !label.is_empty() && !has_selinux => Err(Failure::invalid(
@@ -48,7 +59,8 @@ fn check_label(label: Option<&str>, has_selinux: bool) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use oci_spec::runtime::{
-        LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, SpecBuilder,
+        LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, ProcessBuilder,
+        SpecBuilder,
     };
 
     fn spec(kinds: &[LinuxNamespaceType]) -> Spec {
@@ -69,6 +81,19 @@ mod tests {
         assert_eq!(check_namespaces(&spec(&[Mount, Pid])), Ok(()));
         let failure = check_namespaces(&spec(&[Mount, Pid, Mount])).unwrap_err();
         assert!(failure.message.contains("duplicated ns"), "{failure}");
+    }
+
+    #[test]
+    fn a_working_directory_is_absolute() {
+        let process = |cwd: &str| ProcessBuilder::default().cwd(cwd).build().unwrap();
+        let spec = |cwd: &str| {
+            SpecBuilder::default()
+                .process(process(cwd))
+                .build()
+                .unwrap()
+        };
+        assert_eq!(check_cwd(&spec("/a")), Ok(()));
+        assert!(check_cwd(&spec("a")).is_err());
     }
 
     #[test]

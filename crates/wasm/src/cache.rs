@@ -57,9 +57,9 @@ pub use self::care::{Details, Entry, Pruned};
 pub use self::error::{CacheError, FolderError};
 pub use self::job::{Detach, Job};
 pub use self::limits::CacheLimits;
+pub use self::progress::Progress;
 pub use self::sources::Known as KnownSource;
 pub use self::trailer::Trailer;
-pub use self::progress::Progress;
 pub use self::turns::Owner;
 
 /// How long a start waits until its program is compiled, by its own job or another one, with its
