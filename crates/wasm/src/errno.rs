@@ -9,7 +9,7 @@
 //! and the guest ([`preview1`], [`preview2`]) answers with what was heard. No such error is made
 //! between two of those without one of them asking, as both do in the same poll.
 //!
-//! Upstream: `from_raw_os_error` in wasmtime-wasi's `p2/host/filesystem.rs`; a patch would make this
+//! Upstream: `from_raw_os_error` in wasmtime-wasi's `filesystem.rs` and `p2/host/filesystem.rs`; a patch would make this
 //! file superfluous. 0.3, which is experimental, is left as it is.
 
 mod preview1;
@@ -50,6 +50,13 @@ const UNKNOWN: [(i32, i32, ErrorCode); 15] = [
     (libc::EXDEV, 75, ErrorCode::CrossDevice),
 ];
 
+/// The modules of wasmtime-wasi that convert errors: of the kernel to its own, and of streams to those
+/// of 0.2.
+const CONVERSIONS: [&str; 2] = [
+    "wasmtime_wasi::filesystem",
+    "wasmtime_wasi::p2::host::filesystem",
+];
+
 thread_local! {
     /// The last error of the kernel that wasmtime-wasi did not know, until somebody asks.
     static HEARD: Cell<Option<i32>> = const { Cell::new(None) };
@@ -82,14 +89,14 @@ fn error_code(code: ErrorCode) -> ErrorCode {
     }
 }
 
-/// Hears one event of wasmtime-wasi, and nothing else.
+/// Hears these conversions, and nothing else.
 struct Listener;
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event()
             && *metadata.level() == Level::DEBUG
-            && metadata.target() == "wasmtime_wasi::p2::host::filesystem"
+            && CONVERSIONS.contains(&metadata.target())
     }
 
     fn event(&self, event: &Event<'_>) {
