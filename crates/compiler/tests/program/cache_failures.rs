@@ -65,6 +65,7 @@ fn a_full_disk_is_no_fault_of_the_program() {
     let full = usual(&node);
     let module = wat::parse_str(long(2 << 20)).unwrap();
     fs::create_dir(node.cache()).unwrap();
+    fs::set_permissions(node.cache(), fs::Permissions::from_mode(0o700)).unwrap();
     let mount = |arguments: &[&str]| {
         let status = Command::new("mount").args(arguments).status();
         assert!(status.unwrap().success());

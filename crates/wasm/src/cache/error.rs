@@ -57,7 +57,7 @@ pub enum CacheError {
     },
     /// It is being compiled, which goes on.
     #[error(
-        "is being compiled, for the first time on this node: {0}; that goes on, so start it again \
+        "is being compiled, for the first time on this node{0}; that goes on, so start it again \
          later, or compile it before its first start (`lighter precompile`)"
     )]
     AtWork(Progress),

@@ -11,7 +11,7 @@ use super::lock::Lock;
 /// A compilation that is under way.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// How long it has been compiled.
+    /// How long it has been compiled. None before that, while it is read.
     age: Option<Duration>,
     /// Processor time that it has used.
     used: Option<Duration>,
@@ -42,9 +42,9 @@ impl Progress {
 impl fmt::Display for Progress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(age) = self.age else {
-            return formatter.write_str("it has not begun yet");
+            return Ok(());
         };
-        write!(formatter, "{} s so far", age.as_secs())?;
+        write!(formatter, ": {} s so far", age.as_secs())?;
         if let Some(used) = self.used {
             let (used, limit) = (used.as_secs(), self.limit);
             write!(
@@ -85,13 +85,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.lock");
         let lock = Lock::take(&path, Instant::now()).unwrap();
-        assert_eq!(Progress::of(&path, 480).to_string(), "it has not begun yet");
+        assert_eq!(Progress::of(&path, 480).to_string(), "");
         while processor_time(std::process::id()).unwrap() < Duration::from_secs(1) {
             std::hint::black_box(path.clone());
         }
         note(&lock, std::process::id());
         let text = Progress::of(&path, 480).to_string();
-        assert!(text.starts_with("0 s so far, "), "{text}");
+        assert!(text.starts_with(": 0 s so far, "), "{text}");
         assert!(
             text.ends_with(" s of processor time of 480 s at most"),
             "{text}"
