@@ -172,8 +172,13 @@ fn requests_are_counted_by_status_and_time() {
     let url = "http://127.0.0.1:8080/echo";
     let echo = ["--data-binary", "@-", url];
     service.network.curl(echo).stdin("x".repeat(300_000)).ok();
-    // A client that does not wait for its answer.
-    let impatient = ["--max-time", "0.5", "http://127.0.0.1:8080/spin"];
+    // A client that does not wait for its answer. In HTTP/1.1 one that closes may still read.
+    let impatient = [
+        "--http2-prior-knowledge",
+        "--max-time",
+        "0.5",
+        "http://127.0.0.1:8080/spin",
+    ];
     service.network.curl(impatient).output();
     let scrape = || Scrape::new(&service.containerd, &service.id);
     let requests = |status: &str| {
