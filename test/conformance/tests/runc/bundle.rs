@@ -84,7 +84,6 @@ impl Case {
         self
     }
 
-    #[expect(dead_code, reason = "there is no difference now")]
     /// Names the reason for which Lighter differs from both.
     pub(crate) fn differs(mut self, reason: &'static str) -> Self {
         self.reason = Some(reason);

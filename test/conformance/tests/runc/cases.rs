@@ -414,6 +414,11 @@ fn fails() -> Value {
     json!({ "path": "/bin/sh", "args": ["sh", "-c", "exit 3"] })
 }
 
+/// libcontainer takes the directory of the spec that it reads for the bundle, and gives a createContainer
+/// hook no process id. Worth a patch upstream: an `as_init` that is told the bundle.
+const OTHER_STATE: &str =
+    "the bundle in a hook's state is the directory of the spec that libcontainer reads";
+
 pub(crate) fn hooks() -> Vec<Case> {
     let with = |name: &'static str, hooks: Value| Case::new(name, "echo runs").set("/hooks", hooks);
     vec![
@@ -439,16 +444,19 @@ pub(crate) fn hooks() -> Vec<Case> {
             "state of createRuntime",
             json!({ "createRuntime": [shows_state()] }),
         )
+        .differs(OTHER_STATE)
         .set("/annotations", json!({ "a": "b" })),
         with(
             "state of createContainer",
             json!({ "createContainer": [shows_state()] }),
-        ),
+        )
+        .differs(OTHER_STATE),
         with(
             "state of poststart",
             json!({ "poststart": [shows_state()] }),
-        ),
-        with("state of poststop", json!({ "poststop": [shows_state()] })),
+        )
+        .differs(OTHER_STATE),
+        with("state of poststop", json!({ "poststop": [shows_state()] })).differs(OTHER_STATE),
         with(
             "prestart fails",
             json!({ "prestart": [fails()], "poststop": [says("poststop")] }),

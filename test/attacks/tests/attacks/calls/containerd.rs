@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lighter_testkit::{Containerd, Image, Version, guest};
+use lighter_testkit::{Containerd, Image, Output, Version, guest};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -25,12 +25,14 @@ fn erase(containerd: &Containerd, id: &str) {
     loop {
         let task = containerd.ctr(["tasks", "delete", "--force", id]).output();
         let container = containerd.ctr(["containers", "delete", id]).output();
-        if container.status.success() || container.stderr.contains("not found") {
-            // A client that was cut off between the two has made a snapshot and no container.
-            containerd.ctr(["snapshots", "rm", id]).output();
+        // A client that was cut off between the two has made a snapshot and no container.
+        let snapshot = containerd.ctr(["snapshots", "rm", id]).output();
+        let has_gone =
+            |output: &Output| output.status.success() || output.stderr.contains("not found");
+        if has_gone(&container) && has_gone(&snapshot) {
             return;
         }
-        let why = format!("{}{}", task.stderr, container.stderr);
+        let why = format!("{}{}{}", task.stderr, container.stderr, snapshot.stderr);
         assert!(Instant::now() < end, "{id} cannot be deleted: {why}");
         thread::sleep(Duration::from_millis(50));
     }
