@@ -104,6 +104,7 @@ mod tests {
     }
 
     /// A server that answers every connection by `answer`; its address.
+    #[expect(clippy::disallowed_methods, reason = "a test may have threads")]
     fn server(answer: impl Fn(TcpStream) + Send + 'static) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
