@@ -84,7 +84,8 @@ fn the_worker_has_limits() {
         (words[0].to_owned(), words[1].to_owned())
     };
     let both = |value: &str| (value.to_owned(), value.to_owned());
-    assert_eq!(of("Max cpu time"), both("60"));
+    // SIGXCPU first, so that it can be said which limit it was; then SIGKILL.
+    assert_eq!(of("Max cpu time"), ("60".to_owned(), "62".to_owned()));
     assert_eq!(of("Max core file size"), both("0"));
     assert_eq!(of("Max open files"), both("16"));
     assert_eq!(of("Max file size"), both("1048576"));

@@ -262,12 +262,18 @@ fn a_source_that_is_too_long_is_refused() {
     assert!(error.contains("source-bytes"), "{error}");
 }
 
+/// What the slow compiler creates when it begins.
+fn begun(node: &Node) -> PathBuf {
+    node.folder.path().join("begun")
+}
+
 /// A compiler that does not end before there is a file of the second path.
 fn slow_compiler(node: &Node) -> (PathBuf, PathBuf) {
     let slow = node.folder.path().join("slow");
     let go_on = node.folder.path().join("go-on");
     let script = format!(
-        "#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.01; done\nexec '{COMPILER}' \"$@\"\n",
+        "#!/bin/sh\n: > '{}'\nwhile [ ! -e '{}' ]; do sleep 0.01; done\nexec '{COMPILER}' \"$@\"\n",
+        begun(node).display(),
         go_on.display()
     );
     fs::write(&slow, script).unwrap();
@@ -286,12 +292,15 @@ fn who_waits_too_long_is_told_and_finds_it_later() {
     let source = || File::open(&path).unwrap();
     std::thread::scope(|scope| {
         let holder = scope.spawn(|| slow.precompile(source(), &as_command));
+        // Whoever comes first compiles it.
+        while !begun(&node).exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let mut text = String::new();
         while !text.contains(" s so far, ") {
-            if let Err(error) = hasty.precompile(source(), &as_command) {
-                assert_eq!(error.class(), ErrorClass::DeadlineExceeded, "{error}");
-                text = error.to_string();
-            }
+            let error = hasty.precompile(source(), &as_command).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::DeadlineExceeded, "{error}");
+            text = error.to_string();
         }
         for part in [
             "is being compiled",
