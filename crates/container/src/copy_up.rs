@@ -1,35 +1,34 @@
 //! Fills a tmpfs with what it covers: the option `tmpcopyup`, which runc knows and the kernel does not.
-// open_tree, move_mount and mount_setattr have no safe form.
-#![allow(unsafe_code)]
 
-use std::ffi::CString;
 use std::fs::{self, DirEntry};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, chown, lchown, symlink};
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod};
+
+use crate::mount_tree::{Attributes, MountTree};
 
 /// Copies what the tmpfs at `mount_point` covers into it, and makes it read-only then.
 ///
 /// The tmpfs is taken away and put back, with the mounts below it. For a mount namespace in which nobody
-/// runs but an init that waits.
+/// runs but an init that waits, and for what the image has: nobody puts a link there meanwhile.
 pub(crate) fn fill(mount_point: &Path, read_only: bool) -> io::Result<()> {
-    let tmpfs = open_tree(mount_point)?;
+    let tmpfs = MountTree::clone_of(mount_point, true)?;
     umount2(mount_point, MntFlags::MNT_DETACH)?;
     // The tmpfs has no path now.
-    nix::unistd::fchdir(&tmpfs)?;
+    tmpfs.enter()?;
     let copied = copy_directory(mount_point, Path::new("."));
-    move_mount(&tmpfs, mount_point)?;
-    copied?;
-    if read_only {
-        set_read_only(mount_point)?;
+    if copied.is_ok() && read_only {
+        let attributes = Attributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..Attributes::default()
+        };
+        tmpfs.change(attributes, false)?;
     }
-    Ok(())
+    tmpfs.attach(mount_point)?;
+    copied
 }
 
 /// Copies the entries of a directory, and its own owner and mode. Links are copied, never followed.
@@ -67,57 +66,6 @@ fn copy_entry(entry: &DirEntry, to: &Path) -> io::Result<()> {
     // The owner first: to change it takes the set-user-ID bit away.
     lchown(&to, uid, gid)?;
     fs::set_permissions(&to, metadata.permissions())
-}
-
-fn open_tree(path: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let flags =
-        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
-    // SAFETY: the path ends with a NUL and lives until the call returns.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
-    let fd = Errno::result(fd)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-fn move_mount(tree: &OwnedFd, to: &Path) -> io::Result<()> {
-    let to = CString::new(to.as_os_str().as_bytes())?;
-    // SAFETY: both paths end with a NUL and live until the call returns.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            to.as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    Errno::result(result)?;
-    Ok(())
-}
-
-fn set_read_only(mount_point: &Path) -> io::Result<()> {
-    let path = CString::new(mount_point.as_os_str().as_bytes())?;
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the path ends with a NUL, and the structure lives and has the size that is given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            0,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    Errno::result(result)?;
-    Ok(())
 }
 
 #[cfg(test)]

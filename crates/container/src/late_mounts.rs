@@ -13,11 +13,33 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Mount, Spec};
 
-use crate::mount_points::{is_bind, is_read_only};
+use crate::mount_points::{ContainerTree, is_bind, is_read_only};
 use crate::{child, copy_up, namespace, stdio, user_namespace};
 
 /// The option of a tmpfs that starts with what it covers.
 const COPY_UP: &str = "tmpcopyup";
+
+/// Refuses to copy out of a volume, which a neighbour could change meanwhile so that something else is
+/// copied.
+///
+/// # Errors
+/// InvalidArgument.
+pub(crate) fn check(spec: &Spec, tree: &ContainerTree<'_>) -> Result<(), Failure> {
+    for mount in spec.mounts().iter().flatten() {
+        let destination = mount.destination();
+        let Some(parent) = destination.parent().filter(|_| has_option(mount, COPY_UP)) else {
+            continue;
+        };
+        if let Some((volume, _)) = tree.find(parent)?.mount.filter(|(_, mount)| is_bind(mount)) {
+            return Err(Failure::invalid(format!(
+                "cannot mount a tmpfs with {COPY_UP} at {}: it is in the volume at {}; leave the option out",
+                destination.display(),
+                volume.display()
+            )));
+        }
+    }
+    Ok(())
+}
 
 /// The work that is left when libcontainer has made a container.
 #[derive(Debug, Default, PartialEq)]
@@ -300,6 +322,18 @@ mod tests {
         assert_eq!(mounts[0].options().clone().unwrap(), ["size=1m"]);
         assert_eq!(late.cwd(), Some(Path::new("/work/sub")));
         assert_eq!(spec.process().as_ref().unwrap().cwd(), Path::new("/"));
+    }
+
+    #[test]
+    fn nothing_is_copied_out_of_a_volume() {
+        let rootfs = tempfile::tempdir().unwrap();
+        for (destination, is_refused) in [("/v/sub", true), ("/v", false), ("/work", false)] {
+            let volume: (&str, &str, &[&str]) = ("/v", "bind", &["bind"]);
+            let copied: (&str, &str, &[&str]) = (destination, "tmpfs", &["tmpcopyup"]);
+            let spec = spec(&[volume, copied], None);
+            let tree = ContainerTree::new(&spec, rootfs.path()).unwrap();
+            assert_eq!(check(&spec, &tree).is_err(), is_refused, "{destination}");
+        }
     }
 
     #[test]

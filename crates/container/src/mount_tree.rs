@@ -9,6 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::fchdir;
 
 /// A clone of mounts. It goes with the value, unless it has been attached.
 pub(crate) struct MountTree {
@@ -108,6 +109,11 @@ impl MountTree {
             )
         };
         Errno::result(moved).map(drop)
+    }
+
+    /// Makes its root this process's working directory.
+    pub(crate) fn enter(&self) -> Result<(), Errno> {
+        fchdir(&self.root)
     }
 
     /// Whether its root is a directory, and not a file.

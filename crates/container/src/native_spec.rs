@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use libcgroups::common::DEFAULT_CGROUP_ROOT;
 use lighter_core::{ErrorClass, Failure};
-use oci_spec::runtime::{Mount, MountBuilder, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, MountBuilder, Spec};
 
 use crate::cgroup_files::{is_unified, plain_path};
 use crate::guest_view::mount_points;
-use crate::late_mounts::LateMounts;
+use crate::late_mounts::{self, LateMounts};
 use crate::mount_points::{ContainerTree, is_bind, is_read_only};
 use crate::{devices, limits};
 
@@ -44,6 +44,7 @@ pub(crate) fn adapt(
     let mut adapted = spec.clone();
     adapt_destinations(&mut adapted, tree);
     adapt_mount_options(&mut adapted);
+    late_mounts::check(&adapted, tree)?;
     let late = LateMounts::take(&mut adapted, is_cwd_late);
     adapt_readonly_paths(&mut adapted, tree)?;
     adapt_privileges(&mut adapted);
@@ -102,11 +103,16 @@ fn adapt_mount_options(spec: &mut Spec) {
 /// makes them noexec, nosuid and nodev, too, so that a program below one does not run.
 ///
 /// Those of the kernel's file systems are that anyway. One in a volume stays with libcontainer: whoever
-/// can change the volume could have another path bound.
+/// can change the volume could have another path bound. So does each where there is a user namespace:
+/// there a bind mount is made before the volumes below it are in their places.
 fn adapt_readonly_paths(spec: &mut Spec, tree: &ContainerTree<'_>) -> Result<(), Failure> {
     let Some(mut linux) = spec.linux().clone() else {
         return Ok(());
     };
+    let mut namespaces = linux.namespaces().iter().flatten();
+    if namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User) {
+        return Ok(());
+    }
     let mut kept = Vec::new();
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     for path in linux.readonly_paths().clone().unwrap_or_default() {

@@ -11,14 +11,14 @@ use lighter_wasm::{ArtifactCache, Variant};
 use crate::metrics::Address;
 use crate::pack::PackArguments;
 
-/// Folder of what an installation remembers, unless the command line says so.
+/// Directory of what an installation remembers, unless the command line says so.
 const STATE: &str = "/var/lib/lighter";
 
 /// Looks after WebAssembly containers on this node.
 #[derive(Debug, Parser)]
 #[command(name = "lighter", version)]
 pub struct Arguments {
-    /// Folder of compiled code
+    /// Directory of compiled code
     #[arg(long, global = true, value_name = "DIR", default_value = ArtifactCache::DEFAULT_DIRECTORY)]
     pub cache: PathBuf,
     /// The compile worker [default: lighter-compiler beside this program]
@@ -77,9 +77,9 @@ pub enum Task {
         /// bash, elvish, fish, powershell or zsh
         shell: Shell,
     },
-    /// Write the manual's pages into a folder
+    /// Write the manual's pages into a directory
     Man {
-        /// The folder, which is made if it is not there
+        /// The directory, which is made if it is not there
         folder: PathBuf,
     },
 }
@@ -90,13 +90,13 @@ pub struct NodeArguments {
     /// Configuration of the containerd [default: that of the one that runs]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder of what an installation remembers
+    /// Directory of what an installation remembers
     #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
     /// Leave containerd running: it knows of the change after its next restart
     #[arg(long)]
     pub no_restart: bool,
-    /// Seconds for containerd to answer again
+    /// Seconds for containerd to respond again
     #[arg(long, value_name = "N", default_value_t = 120)]
     pub timeout: u64,
     /// Do it to the host, from a privileged container in the host's PID namespace
@@ -109,7 +109,7 @@ pub struct NodeArguments {
 pub struct InstallArguments {
     #[command(flatten)]
     pub node: NodeArguments,
-    /// Folder of the programs to install [default: that of this program]
+    /// Directory of the programs to install [default: that of this program]
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
     /// Where to: below its bin [default: /usr/local, with templates of k3s and RKE2 /opt/lighter]
@@ -125,7 +125,7 @@ pub struct InstallArguments {
 pub enum ProgramsTask {
     /// Put them below PREFIX/bin; containerd is left alone
     Install {
-        /// Folder of the programs to install [default: that of this program]
+        /// Directory of the programs to install [default: that of this program]
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
         /// Where to: below its bin
@@ -134,7 +134,7 @@ pub enum ProgramsTask {
         /// Set other programs of the same names aside until `uninstall`
         #[arg(long)]
         replace_foreign: bool,
-        /// Folder of what an installation remembers
+        /// Directory of what an installation remembers
         #[arg(long, value_name = "DIR", default_value = STATE)]
         state: PathBuf,
     },
@@ -143,7 +143,7 @@ pub enum ProgramsTask {
         /// Where they are: below its bin
         #[arg(long, value_name = "DIR")]
         prefix: PathBuf,
-        /// Folder of what an installation remembers
+        /// Directory of what an installation remembers
         #[arg(long, value_name = "DIR", default_value = STATE)]
         state: PathBuf,
     },
@@ -219,7 +219,7 @@ pub struct AgentArguments {
     /// The DaemonSet, whose name its service account and roles have, too
     #[arg(long, value_name = "NAME", default_value = "lighter-installer")]
     pub daemon_set: String,
-    /// Folder of the service account's files
+    /// Directory of the service account's files
     #[arg(
         long,
         value_name = "DIR",
@@ -271,7 +271,7 @@ pub struct MetricsArguments {
 /// What was recorded of guests.
 #[derive(Debug, Args)]
 pub struct DebugArguments {
-    /// Folder of the records
+    /// Directory of the records
     #[arg(long, global = true, value_name = "DIR", default_value = DebugFolder::DEFAULT)]
     pub records: PathBuf,
     /// What to do.

@@ -26,7 +26,9 @@ fn terminate(request: &str, signals: &[Signal]) -> (Output, Output) {
         let url = format!("http://127.0.0.1:8080{path}");
         network.curl(["--write-out", "\n%{http_code}", &url])
     };
-    eventually("the service answers", || get("/").output().status.success());
+    eventually("the service responses", || {
+        get("/").output().status.success()
+    });
     let pending = get(request).spawn();
     std::thread::sleep(Duration::from_millis(300));
     for signal in signals {
@@ -51,9 +53,9 @@ fn terminate(request: &str, signals: &[Signal]) -> (Output, Output) {
 #[test]
 fn sigterm_and_sigint_let_requests_finish_and_refuse_new_ones() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let (answer, service) = terminate("/sleep?1500", &[signal]);
+        let (response, service) = terminate("/sleep?1500", &[signal]);
         assert_eq!(
-            split(&answer.stdout),
+            split(&response.stdout),
             ("slept\n".to_owned(), 200),
             "{signal}"
         );
@@ -68,8 +70,8 @@ fn a_second_signal_does_not_wait() {
         [Signal::SIGTERM, Signal::SIGINT],
         [Signal::SIGINT, Signal::SIGTERM],
     ] {
-        let (answer, service) = terminate("/sleep?50000", &signals);
-        assert_ne!(answer.code(), 0);
+        let (response, service) = terminate("/sleep?50000", &signals);
+        assert_ne!(response.code(), 0);
         service.exits(128 + signals[1] as i32);
     }
 }

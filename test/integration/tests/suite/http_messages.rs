@@ -17,9 +17,9 @@ fn exchange(service: &Service, requests: &str, closes: bool) -> String {
     if closes {
         stream.shutdown(Shutdown::Write).unwrap();
     }
-    let mut answers = Vec::new();
-    stream.read_to_end(&mut answers).unwrap();
-    String::from_utf8(answers).unwrap()
+    let mut responses = Vec::new();
+    stream.read_to_end(&mut responses).unwrap();
+    String::from_utf8(responses).unwrap()
 }
 
 /// Load balancers check services by HTTP/1.0 without a host.
@@ -47,9 +47,9 @@ fn only_a_request_of_http_1_1_has_to_say_its_host() {
             "200 OK",
         ),
     ] {
-        let answer = exchange(&service, request, false);
-        let line = answer.lines().next().unwrap_or_default();
-        assert!(line.ends_with(status), "{request:?}: {answer}");
+        let response = exchange(&service, request, false);
+        let line = response.lines().next().unwrap_or_default();
+        assert!(line.ends_with(status), "{request:?}: {response}");
     }
 }
 
@@ -57,16 +57,20 @@ fn only_a_request_of_http_1_1_has_to_say_its_host() {
 fn a_client_that_closes_its_side_gets_all_its_answers() {
     let service = Service::start("http-hello", &[]);
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
-    let answer = exchange(&service, &get("/sleep?500"), true);
-    assert!(answer.ends_with("slept\n"), "{answer}");
+    let response = exchange(&service, &get("/sleep?500"), true);
+    assert!(response.ends_with("slept\n"), "{response}");
     let body = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nwords";
-    let answer = exchange(&service, body, true);
-    assert!(answer.contains("words"), "{answer}");
+    let response = exchange(&service, body, true);
+    assert!(response.contains("words"), "{response}");
     let three = [get("/sleep?200"), get("/sleep?100"), get("/")].concat();
-    let answers = exchange(&service, &three, true);
-    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
-    assert_eq!(answers.matches("slept").count(), 2, "{answers}");
-    assert!(answers.ends_with("Hello from Wasm\n"), "{answers}");
+    let responses = exchange(&service, &three, true);
+    assert_eq!(
+        responses.matches("HTTP/1.1 200 OK").count(),
+        3,
+        "{responses}"
+    );
+    assert_eq!(responses.matches("slept").count(), 2, "{responses}");
+    assert!(responses.ends_with("Hello from Wasm\n"), "{responses}");
 }
 
 #[test]
@@ -79,7 +83,11 @@ fn requests_that_come_at_once_are_answered_in_turn() {
         get("/sleep?100", "connection: close\r\n"),
     ]
     .concat();
-    let answers = exchange(&service, &three, false);
-    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
-    assert!(answers.ends_with("slept\n"), "{answers}");
+    let responses = exchange(&service, &three, false);
+    assert_eq!(
+        responses.matches("HTTP/1.1 200 OK").count(),
+        3,
+        "{responses}"
+    );
+    assert!(responses.ends_with("slept\n"), "{responses}");
 }
